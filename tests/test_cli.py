@@ -1,0 +1,292 @@
+"Tests of the command line: what it writes, what it prints where, and its exit codes."
+import csv
+import json
+import subprocess
+import sys
+import numpy as np
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+import fsskit
+from fsskit import cli
+from fsskit.evaluation import load_result
+from fsskit.episodes import read_episodes
+from fsskit.photos import FSSKitError
+from fsskit.predictor import FewShotPredictor, create_model, list_models
+
+
+def run(*words): return CliRunner().invoke(cli.app, [str(w) for w in words])
+
+
+MAKE_MODEL = cli.make_model
+
+
+def small_model(model, backbone, weights):
+    "The models of these tests look at 96 px, to be quick."
+    return create_model(model, backbone, None if weights == 'random' else weights, input_size=96)
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch): monkeypatch.setattr(cli, 'make_model', small_model)
+
+
+def scene(seed, colour=(220, 120, 20)):
+    rng = np.random.default_rng(seed)
+    photo = rng.integers(80, 120, (48, 60, 3)).astype(np.uint8)
+    y, x = rng.integers(4, 20, 2)
+    mask = np.zeros((48, 60), np.uint8)
+    mask[y:y + 22, x:x + 30] = 255
+    photo[mask > 0] = colour
+    return photo, mask
+
+
+@pytest.fixture
+def photos(tmp_path):
+    "Folder with a.jpg, b.jpg, c.png and their masks."
+    for seed, name in enumerate('abc'):
+        photo, mask = scene(seed)
+        Image.fromarray(photo).save(tmp_path/f'{name}.png')
+        Image.fromarray(mask).save(tmp_path/f'{name}_m.png')
+    return tmp_path
+
+
+@pytest.fixture
+def classes(tmp_path):
+    "A folder of classes: orange with 4 photos, blue with 3."
+    for name, colour, count in (('orange', (220, 120, 20), 4), ('blue', (30, 60, 220), 3)):
+        (tmp_path/'set'/name).mkdir(parents=True)
+        for seed in range(count):
+            photo, mask = scene(seed, colour)
+            Image.fromarray(photo).save(tmp_path/'set'/name/f'{seed}.jpg')
+            Image.fromarray(mask).save(tmp_path/'set'/name/f'{seed}.png')
+    return tmp_path/'set'
+
+
+# ---- segment
+
+def test_segment_writes_mask_picture_and_table(photos):
+    out = photos/'out'/'deep'
+    result = run('segment', '--support', photos/'a.png', '--mask', photos/'a_m.png', '--query', photos/'b.png',
+                 '--query', photos/'c.png', '--out', out, '--backbone', 'rgb')
+    assert result.exit_code == 0, result.output
+    assert sorted(p.name for p in out.iterdir()) == ['b_mask.png', 'b_overview.png', 'c_mask.png', 'c_overview.png', 'results.csv']
+    predictor = FewShotPredictor(small_model('dense_match', 'rgb', 'embedded')).set_support(photos/'a.png', photos/'a_m.png')
+    expected = predictor.predict(photos/'b.png').mask
+    written = np.asarray(Image.open(out/'b_mask.png'))
+    assert np.array_equal(written, expected * 255)
+    truth = np.asarray(Image.open(photos/'b_m.png')) > 0
+    assert ((written > 0) & truth).sum() / ((written > 0) | truth).sum() > 0.7
+    rows = list(csv.DictReader((out/'results.csv').open()))
+    assert [r['query'] for r in rows] == [str(photos/'b.png'), str(photos/'c.png')]
+    assert rows[0]['foreground_percent'] == f'{expected.mean() * 100:.1f}' and float(rows[0]['seconds']) > 0
+    assert (rows[0]['width'], rows[0]['height']) == ('60', '48')
+    assert result.stdout.splitlines()[0].split() == ['query', 'width', 'height', 'foreground_percent', 'seconds', 'mask', 'picture']
+    assert len(result.stdout.splitlines()) == 3 and 'results.csv are in' in result.stderr
+
+
+def test_segment_shots_model_and_label(photos):
+    label = Image.fromarray((np.asarray(Image.open(photos/'a_m.png')) > 0).astype(np.uint8) * 5)
+    label.save(photos/'a_l.png')
+    Image.fromarray((np.asarray(Image.open(photos/'b_m.png')) > 0).astype(np.uint8) * 5).save(photos/'b_l.png')
+    result = run('segment', '--support', photos/'a.png', '--mask', photos/'a_l.png', '--support', photos/'b.png', '--mask',
+                 photos/'b_l.png', '--query', photos/'c.png', '--out', photos/'o', '--backbone', 'rgb', '--model', 'prototype',
+                 '--mask-encoding', 'voc', '--label', 5)
+    assert result.exit_code == 0 and '2 support' in result.stderr
+    predictor = FewShotPredictor(small_model('prototype', 'rgb', 'embedded'))
+    predictor.set_support([photos/'a.png', photos/'b.png'], [photos/'a_m.png', photos/'b_m.png'])
+    assert np.array_equal(np.asarray(Image.open(photos/'o'/'c_mask.png')), predictor.predict(photos/'c.png').mask * 255)
+
+
+def test_photos_of_the_same_name_get_numbers(photos):
+    (photos/'x').mkdir()
+    (photos/'x'/'b.png').write_bytes((photos/'c.png').read_bytes())
+    run('segment', '--support', photos/'a.png', '--mask', photos/'a_m.png', '--query', photos/'b.png', '--query',
+        photos/'x'/'b.png', '--out', photos/'o', '--backbone', 'rgb')
+    assert {'b_mask.png', 'b_2_mask.png'} <= {p.name for p in (photos/'o').iterdir()}
+
+
+def test_result_names_never_clash(tmp_path):
+    from pathlib import Path
+    names = cli.result_names([Path('a/b.png'), Path('c/B.png'), Path('b_2.png'), Path('d.png'), Path('b.jpg')])
+    assert names == ['b', 'B_2', 'b_2_2', 'd', 'b_3']
+
+
+def test_segment_never_replaces_its_input(photos):
+    (photos/'q_mask.png').write_bytes((photos/'a_m.png').read_bytes())
+    (photos/'q.png').write_bytes((photos/'b.png').read_bytes())
+    before = (photos/'q_mask.png').read_bytes()
+    result = run('segment', '--support', photos/'a.png', '--mask', photos/'q_mask.png', '--query', photos/'q.png', '--out',
+                 photos, '--backbone', 'rgb')
+    assert result.exit_code == 2 and 'would replace' in result.stderr and (photos/'q_mask.png').read_bytes() == before
+
+
+@pytest.mark.parametrize('words, message', [
+    (['--support', 'a.png', '--mask', 'missing.png', '--query', 'b.png'], "missing.png' does not exist"),
+    (['--support', 'a.png', '--mask', 'a_m.png', '--query', 'a_m.txt'], 'does not exist'),
+    (['--support', 'a.png', '--mask', 'a_m.png', '--support', 'b.png', '--query', 'b.png'], '2 support photos and 1 masks'),
+    (['--support', 'a.png', '--mask', 'a_m.png', '--query', 'b.png', '--model', 'x'], "no model 'x'"),
+    (['--support', 'a.png', '--mask', 'a_m.png', '--query', 'b.png', '--weights', 'hub'], "'rgb' has no weights"),
+])
+def test_bad_input_is_one_line(photos, monkeypatch, words, message):
+    monkeypatch.chdir(photos)
+    result = run('segment', *words, '--out', 'o', '--backbone', 'rgb')
+    assert result.exit_code == 2 and result.stdout == ''
+    assert result.stderr.startswith('fsskit: ') and message in result.stderr and len(result.stderr.splitlines()) == 1
+
+
+# ---- evaluate, compare
+
+def test_evaluate(classes, tmp_path):
+    path, listed = tmp_path/'r.json', tmp_path/'e.jsonl'
+    result = run('evaluate', '--model', 'prototype', '--data', f'folder:{classes}', '--backbone', 'rgb', '--episodes', 6,
+                 '--shots', 3, '--seed', 4, '--json', path, '--no-cache', '--episodes-file', listed, '--no-progress')
+    assert result.exit_code == 0, result.output
+    measured = load_result(path)
+    assert result.stdout.splitlines()[-1] == str(measured)
+    assert measured.episodes == 6 and list(measured.per_class) == ['orange'] and measured.skipped_classes == {'blue': 3}
+    assert 'left out, too few photos: blue (3)' in result.stderr
+    assert measured.protocol['seed'] == 4 and measured.protocol['shots'] == 3 and measured.protocol['model'] == 'prototype'
+    episodes, header = read_episodes(listed)
+    assert len(episodes) == 6 and header['seed'] == 4
+    from fsskit.evaluation import list_hash
+    assert measured.protocol['episode_hash'] == list_hash(episodes)
+
+
+def test_evaluate_defaults(classes, monkeypatch):
+    "--model and --data suffice: embedded backbone, shipped weights, 1 shot, 1000 episodes, seed 0."
+    seen = {}
+    def fake(model, dataset, shots, episodes, seed, min_photos, progress, score_size, cache, json):
+        seen.update(locals())
+        raise FSSKitError('stop here')
+    monkeypatch.setattr('fsskit.evaluation.evaluate', fake)
+    monkeypatch.setattr('fsskit.predictor.create_model', lambda *words: words)
+    monkeypatch.setattr(cli, 'make_model', MAKE_MODEL)
+    monkeypatch.setattr(cli, 'feature_cache', lambda wanted: wanted)
+    assert run('evaluate', '--model', 'dense_match', '--data', f'folder:{classes}').exit_code == 2
+    assert seen['model'] == ('dense_match', 'embedded', 'embedded') and seen['dataset'].class_ids == [0, 1]
+    assert [seen[k] for k in ('shots', 'episodes', 'seed', 'min_photos', 'score_size', 'cache', 'json')] == \
+        [1, 1000, 0, None, 'original', True, None]
+
+
+def test_random_weights(monkeypatch):
+    monkeypatch.setattr('fsskit.predictor.create_model', lambda *words: words)
+    assert MAKE_MODEL('m', 'b', 'random') == ('m', 'b', None) and MAKE_MODEL('m', 'b', 'x') == ('m', 'b', 'x')
+
+
+def test_missing_classes_are_said(classes):
+    result = run('evaluate', '--model', 'prototype', '--data', f'folder:{classes}', '--backbone', 'rgb', '--episodes', 1,
+                 '--no-cache', '--no-progress', '--score-size', 32)
+    assert result.exit_code == 0 and 'never drawn: ' in result.stderr
+    assert sorted(line.split()[1] for line in result.stdout.splitlines()[1:3])[0] == '-'
+
+
+def test_compare_command(classes, tmp_path):
+    for name, model in (('a', 'prototype'), ('b', 'dense_match')):
+        run('evaluate', '--model', model, '--data', f'folder:{classes}', '--backbone', 'rgb', '--episodes', 5, '--json',
+            tmp_path/f'{name}.json', '--no-cache', '--no-progress')
+    result = run('compare', tmp_path/'a.json', tmp_path/'b.json')
+    a, b = (json.loads((tmp_path/f'{n}.json').read_text())['miou'] for n in 'ab')
+    assert result.exit_code == 0 and result.stdout.startswith(f'{a:.3f} against {b:.3f}: difference {a - b:+.3f}')
+    assert run('compare', tmp_path/'a.json', tmp_path/'none.json').exit_code == 2
+
+
+@pytest.mark.parametrize('words, message', [
+    (['--data', 'folder:/nowhere'], '/nowhere'), (['--data', 'nonsense'], 'nonsense'), (['--data', 'folder:SET', '--fold', 0], 'fold'),
+    (['--data', 'folder:SET', '--shots', 9], 'has 10 photos'), (['--data', 'folder:SET', '--score-size', 'big'], 'score_size'),
+])
+def test_evaluate_errors(classes, words, message):
+    words = [str(w).replace('SET', str(classes)) for w in words]
+    result = run('evaluate', '--model', 'prototype', '--backbone', 'rgb', '--no-cache', '--no-progress', *words)
+    assert result.exit_code == 2 and message in result.stderr and result.stderr.count('\n') == 1
+
+
+# ---- lists
+
+def test_splits_of_a_folder(classes):
+    result = run('splits', f'folder:{classes}')
+    assert result.exit_code == 0 and result.stdout.splitlines() == sorted(result.stdout.split()) and len(result.stdout.split()) == 7
+
+
+def test_splits_are_the_published_lists(shared):
+    root = shared/'data'/'pascal'
+    result = run('splits', f'pascal5i:{root}', '--fold', 0)
+    from fsskit.datasets import pascal5i_ids
+    assert result.exit_code == 0 and result.stdout == ''.join(f'{i}\n' for i in pascal5i_ids(root, 0, 'test'))
+    assert len(result.stdout.split()) == 364
+
+
+def test_lists():
+    assert run('models').stdout.split() == list_models() and run('models', 'dense*').stdout.split() == ['dense_match']
+    names = run('datasets').stdout
+    assert 'smallworld' in names and 'pascal5i:PATH' in names and 'fetch fss1000' in names
+    assert run('datasets', 'coco:*').stdout.split()[0] == 'coco:PATH'
+
+
+def test_backbones(monkeypatch):
+    import types
+    fake = types.ModuleType('fsskit.backbones')
+    fake.list_backbones = lambda pattern: ['embedded', 'vit']
+    fake.FeatureCache = lambda: 'a cache'
+    monkeypatch.setitem(sys.modules, 'fsskit.backbones', fake)
+    assert run('backbones').stdout.split() == ['embedded', 'rgb', 'vit'] and run('backbones', 'v*').stdout.split() == ['embedded', 'vit']
+    assert cli.feature_cache(True) == 'a cache' and cli.feature_cache(False) is None
+
+
+def test_fetch(monkeypatch):
+    monkeypatch.setattr('fsskit.fetch.fetch_dataset', lambda *words: words)
+    result = run('fetch', 'fss1000', '--root', '/r', '--no-progress')
+    assert "('fss1000', " in result.stdout and 'False' in result.stdout
+    monkeypatch.undo()
+    assert run('fetch', 'nothing').exit_code == 2
+
+
+def test_train_encoder(monkeypatch):
+    seen = {}
+    def train_encoder(photos, minutes=40., out=None): seen.update(photos=photos, minutes=minutes, out=out)
+    monkeypatch.setattr('fsskit.embedded.train_encoder', train_encoder, raising=False)
+    assert run('train-encoder', '--photos', 'some/folder', '--minutes', 2.5).exit_code == 0
+    assert seen == {'photos': 'some/folder', 'minutes': 2.5, 'out': None}
+    result = run('train-encoder', '--hours', 3)
+    assert result.exit_code == 2 and '--photos, --minutes, --out' in result.stderr
+    assert run('train-encoder', '--photos').exit_code == 2
+
+
+# ---- behaviour of the whole
+
+def test_version_and_help():
+    assert run('--version').stdout == f'fsskit {fsskit.__version__}\n'
+    text = run('--help').stdout
+    for name in 'segment evaluate compare splits models backbones datasets fetch train-encoder'.split(): assert name in text
+    assert run('segment').exit_code == 2 and run('nonsense').exit_code == 2
+
+
+def test_help_does_not_import_torch():
+    code = "import sys; sys.argv = ['fsskit', '--help']\nfrom fsskit.cli import main\ntry: main()\nexcept SystemExit: pass\nassert 'torch' not in sys.modules"
+    assert subprocess.run([sys.executable, '-c', code], capture_output=True).returncode == 0
+
+
+@pytest.mark.parametrize('error, code, words', [
+    (FSSKitError('a plain sentence'), 2, 'fsskit: a plain sentence\n'), (KeyboardInterrupt(), 130, 'fsskit: interrupted\n'),
+    (ZeroDivisionError('division'), 1, 'fsskit: ZeroDivisionError: division (this was not foreseen: repeat with `fsskit --debug ...`'),
+])
+def test_exit_codes(monkeypatch, error, code, words):
+    def fail(pattern): raise error
+    monkeypatch.setattr('fsskit.predictor.list_models', fail)
+    result = run('models')
+    assert result.exit_code == code and result.stderr.startswith(words) and 'Traceback' not in result.stderr
+
+
+def test_debug_shows_everything(monkeypatch):
+    def fail(pattern): raise FSSKitError('inside')
+    monkeypatch.setattr('fsskit.predictor.list_models', fail)
+    assert isinstance(run('--debug', 'models').exception, FSSKitError)
+    assert run('models').exit_code == 2  # the next call is plain again
+
+
+def test_main(monkeypatch, capsys):
+    def interrupted(): raise KeyboardInterrupt
+    monkeypatch.setattr(cli, 'app', interrupted)
+    with pytest.raises(SystemExit) as stopped: cli.main()
+    assert stopped.value.code == 130 and capsys.readouterr().err == 'fsskit: interrupted\n'
+    monkeypatch.setattr(cli, 'app', lambda: None)
+    assert cli.main() is None

@@ -1,0 +1,116 @@
+"""Parity with numbers that released research code gave (see the folder named by FSSKIT_REFERENCE).
+
+Every kind of reference is a set of files KIND_*.json + KIND_*.safetensors. Files, cases, shapes and tolerances come
+from the files themselves. A kind without a file is skipped. Only the tests of this file have `reference` in their names.
+"""
+import fnmatch
+import json
+import os
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+FOLDER = Path(os.environ.get('FSSKIT_REFERENCE') or Path(__file__).resolve().parents[2] / 'shared' / 'reference')
+
+
+def files(kind):
+    """One parameter per file of the kind; a skipped one when there is none."""
+    found = sorted(FOLDER.glob(f'{kind}_*.json'))
+    missing = pytest.param(None, marks=pytest.mark.skip(reason=f'no {kind}_*.json in {FOLDER}'), id='none')
+    return [pytest.param(path, id=path.stem) for path in found] or [missing]
+
+
+def cases(kind, key='results'):
+    """One parameter per file of the kind and case named under `key` in it."""
+    found = [(path, case) for path in sorted(FOLDER.glob(f'{kind}_*.json'))
+             for case in json.loads(path.read_text())[key]]
+    missing = pytest.param(None, None, marks=pytest.mark.skip(reason=f'no {kind}_*.json in {FOLDER}'), id='none')
+    return [pytest.param(path, case, id=f'{path.stem}-{case}') for path, case in found] or [missing]
+
+
+def read(path):
+    """The description and the tensors of a reference file."""
+    info = json.loads(path.read_text())
+    return info, load_file(path.with_name(info.get('file', f'{path.stem}.safetensors')))
+
+
+def check(info, name, value, wanted):
+    """Assert that `value` is within the tolerance that the file states for `name` (the first matching line counts)."""
+    line = next(t for t in info['tolerances'] if fnmatch.fnmatchcase(name, t['match']))
+    value, wanted = np.asarray(value, dtype=np.float64), np.asarray(wanted, dtype=np.float64)
+    assert value.shape == wanted.shape, name
+    excess = np.abs(value - wanted) - (line['atol'] + line['rtol'] * np.abs(wanted))
+    assert excess.max(initial=0) <= 0, f'{name}: {excess.max():.3g} beyond {line}'
+
+
+PERCENT, FRACTION = 'results: values in percent', 'results: fractions'
+
+
+@pytest.mark.parametrize('path, case', cases('hsnet_metric'))
+def test_reference_hsnet_metric(path, case):
+    from fsskit.metrics import class_sums, confusion, fb_iou, mean_iou, per_class_iou, pooled_iou
+    info, tensors = read(path)
+    t = {key.removeprefix(f'{case}.'): value for key, value in tensors.items() if key.startswith(f'{case}.')}
+    wanted = info['results'][case]
+    fold, ids = wanted['class_ids_of_fold'], t['class_id']
+    counts = np.stack(confusion(t['pred'], t['label']), axis=1)
+
+    check(info, f'{case}.inter', counts[:, [2, 0]], t['inter'])
+    check(info, f'{case}.union', counts[:, [3, 1]], t['union'])
+    n_classes = t['intersection_buf'].shape[1]
+    _, sums = class_sums(counts, ids, classes=range(n_classes))
+    check(info, f'{case}.intersection_buf', sums[:, [2, 0]].T, t['intersection_buf'])
+    check(info, f'{case}.union_buf', sums[:, [3, 1]].T, t['union_buf'])
+    zero = per_class_iou(counts, ids, fold, undrawn='zero')
+    check(info, f'{case}.fssam_class_iou', [zero[c] for c in fold], t['fssam_class_iou'])
+
+    miou, fb = mean_iou(counts, ids, fold, undrawn='zero'), fb_iou(counts)
+    check(info, PERCENT, 100 * miou, wanted['hsnet_mIoU_percent'])
+    check(info, PERCENT, 100 * fb, wanted['hsnet_FB_IoU_percent'])
+    check(info, FRACTION, miou, wanted['fssam_mIoU'])
+    check(info, FRACTION, fb, wanted['fssam_FB_IoU'])
+    check(info, FRACTION, pooled_iou(counts), wanted['fssam_pIoU'])
+
+
+@pytest.mark.parametrize('path, case', cases('hsnet_metric'))
+def test_reference_hsnet_metric_undrawn_class_is_reported(path, case):
+    from fsskit.metrics import FewShotScore
+    info, t = read(path)
+    wanted = info['results'][case]
+    score = FewShotScore(classes=wanted['class_ids_of_fold'])
+    for pred, label, class_id in zip(t[f'{case}.pred'], t[f'{case}.label'], t[f'{case}.class_id']):
+        score.update(pred, label, class_id)
+    result, drawn = score.compute(), wanted['classes_drawn']
+    assert result['missing'] == sorted(set(wanted['class_ids_of_fold']) - set(drawn))
+    assert all((result['per_class'][c] is None) == (c not in drawn) for c in wanted['class_ids_of_fold'])
+    over_drawn = wanted['fssam_mIoU'] * len(wanted['class_ids_of_fold']) / len(drawn)
+    check(info, FRACTION, result['miou'], over_drawn)
+
+
+@pytest.mark.parametrize('path, case', cases('fssam_metric'))
+def test_reference_fssam_metric(path, case):
+    import torch
+    from fsskit.metrics import FewShotScore, logits_to_mask, pooled_iou
+    info, t = read(path)
+    wanted, ids = info['results'][case], t[f'{case}.class_rel']
+    names = [key[:-len('.logits')] for key in t if re.fullmatch(re.escape(case) + r'\.ep\d+\.logits', key)]
+    names.sort(key=lambda name: int(name.rsplit('ep', 1)[1]))
+    assert len(names) == len(ids)
+    score = FewShotScore(classes=range(wanted['classes_in_fold']), undrawn='zero')
+    for name, class_id in zip(names, ids):
+        label = t[f'{name}.label']
+        pred = logits_to_mask(torch.from_numpy(t[f'{name}.logits']), label.shape, align_corners=True)[0]
+        check(info, f'{name}.pred', pred.numpy(), t[f'{name}.pred'])
+        score.update(pred, label, class_id)
+
+    counts = np.array(score.counts)
+    check(info, f'{case}.inter', counts[:, [2, 0]], t[f'{case}.inter'])
+    check(info, f'{case}.union', counts[:, [3, 1]], t[f'{case}.union'])
+    result = score.compute()
+    check(info, f'{case}.class_iou', list(result['per_class'].values()), t[f'{case}.class_iou'])
+    check(info, FRACTION, result['miou'], wanted['mIoU'])
+    check(info, FRACTION, result['fb_iou'], wanted['FB_IoU'])
+    check(info, FRACTION, pooled_iou(counts), wanted['pIoU'])

@@ -1,0 +1,87 @@
+"""Execute notebooks of a folder, each in a fresh kernel, and hold each to the run time that it declares.
+
+    python tools/notebooks.py NBS [NAME ...]    NBS: the folder; NAME: 02_photos.ipynb, tutorials/x.ipynb (default all)
+
+A notebook declares, in any markdown cell:  **Run time:** at most N s on 2 CPU cores  (N at most 90; kernel start and
+imports count). Prints a table; exits with 1 when a notebook fails, is too slow, or declares nothing. The notebooks are
+not changed. `make test` gives a copy and blocks the network.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+DECLARED = re.compile(r"\*\*Run time:\*\*\s+at most (\d+) s on 2 CPU cores")
+LONGEST = 90
+
+
+def names(folder: Path) -> list[str]:
+    """All notebooks below the folder, in reading order; folders that start with '_' or '.' are left out."""
+    found = (path.relative_to(folder) for path in folder.rglob("*.ipynb"))
+    return [
+        str(p) for p in sorted(found, key=lambda p: (len(p.parts), p)) if not any(part[0] in "._" for part in p.parts)
+    ]
+
+
+def declared(nb) -> int | None:
+    """Seconds that the notebook declares, None when it declares none."""
+    found = DECLARED.search("\n".join(cell.source for cell in nb.cells if cell.cell_type == "markdown"))
+    return int(found[1]) if found else None
+
+
+def execute(nb, folder: Path, limit: int) -> tuple[float, str]:
+    """(seconds from kernel start to the last cell's end, the error's last lines or '')."""
+    from nbclient import NotebookClient
+    from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
+
+    client = NotebookClient(nb, timeout=3 * limit + 60, kernel_name="python3")
+    client.resources = {"metadata": {"path": str(folder)}}
+    client.extra_arguments = ["--log-level=40"]  # a line a kernel on its sockets, which are all on the loopback address
+    started, error = time.perf_counter(), ""
+    try:
+        client.execute()
+    except (CellExecutionError, CellTimeoutError, DeadKernelError, RuntimeError) as err:
+        error = "\n".join(re.sub(r"\x1b\[[0-9;]*m", "", str(err)).strip().splitlines()[-25:])
+    return time.perf_counter() - started, error
+
+
+def check(folder: Path, name: str) -> str:
+    """One row of the table and, below it, the error of a cell that failed."""
+    import nbformat
+
+    nb = nbformat.read(folder / name, as_version=4)
+    limit = declared(nb)
+    if limit is None:
+        return f"{name:40s} {'-':>8s} {'-':>8s}  FAILED: no line '**Run time:** at most N s on 2 CPU cores'"
+    if limit > LONGEST:
+        return f"{name:40s} {limit:8d} {'-':>8s}  FAILED: declares more than {LONGEST} s"
+    seconds, error = execute(nb, (folder / name).parent, limit)
+    verdict = f"FAILED\n{error}" if error else "ok" if seconds <= limit else "FAILED: slower than it declares"
+    return f"{name:40s} {limit:8d} {seconds:8.1f}  {verdict}"
+
+
+def main(folder: Path, wanted: list[str]) -> int:
+    os.environ.pop("MPLBACKEND", None)
+    os.environ.update(HF_HUB_OFFLINE="1", JUPYTER_PREFER_ENV_PATH="1")
+    failed = 0
+    print(f"{'notebook':40s} {'declared':>8s} {'measured':>8s}  (s)", flush=True)
+    with tempfile.TemporaryDirectory() as profile:
+        os.environ["IPYTHONDIR"] = profile  # nobody's start-up files
+        for name in wanted or names(folder):
+            row = check(folder, name)
+            failed += "FAILED" in row.splitlines()[0]
+            print(row, flush=True)
+    if failed and hasattr(os, "getloadavg"):
+        print(
+            f"(load average {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores: times hold for a machine that does nothing else)"
+        )
+    return int(failed > 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main(Path(sys.argv[1]).resolve(), sys.argv[2:]))
