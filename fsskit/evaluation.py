@@ -181,7 +181,7 @@ class CachedBackbone(nn.Module):
         maps = [cached_maps(self, image, layers) for image in images]
         return [torch.stack(level) for level in zip(*maps)]
 
-# %% ../nbs/40_evaluation.ipynb #d4525140
+# %% ../nbs/40_evaluation.ipynb #10f041f0
 def cached_maps(
     cached: CachedBackbone,  # with memory and perhaps a disk cache
     image: Tensor,  # (3,H,W) in [0,1]
@@ -200,8 +200,9 @@ def cached_maps(
 
 
 def content_key(backbone: nn.Module, image: Tensor, layers: Sequence[int]) -> str:
-    "A name for the features of one photo: backbone, weights, layers, size and every pixel decide it."
-    head = repr((backbone.name, backbone.weights_id, tuple(layers), tuple(image.shape))).encode()
+    "A name for the features of one photo: backbone, weights, layers, size, precision and every pixel decide it."
+    precision = (torch.get_float32_matmul_precision(), torch.is_autocast_enabled('cpu'))
+    head = repr((backbone.name, backbone.weights_id, tuple(layers), tuple(image.shape), precision)).encode()
     return hashlib.blake2b(head + image.contiguous().numpy().tobytes(), digest_size=20).hexdigest()
 
 # %% ../nbs/40_evaluation.ipynb #7d781990

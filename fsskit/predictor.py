@@ -83,7 +83,7 @@ def create_model(
     check_options(name, factory, options)
     return factory(find_backbone(backbone, weights), **options).eval()
 
-# %% ../nbs/35_predictor.ipynb #4b8adfe8
+# %% ../nbs/35_predictor.ipynb #6206aefe
 def resize_scores(
     logits: Tensor,  # (B,h,w)
     size: tuple[int, int],  # (H,W), in pixels
@@ -91,23 +91,7 @@ def resize_scores(
     "Bring logits to a photo's size: bilinear, before any threshold."
     return F.interpolate(logits[:, None].float(), size=size, mode='bilinear', align_corners=False)[:, 0]
 
-
-def check_logits(
-    logits: Tensor,  # (B,h,w) from a model
-) -> Tensor:  # the same
-    "Stop when a model's scores are not numbers."
-    if torch.isfinite(logits).all(): return logits
-    raise FSSKitError('The model gave NaN or infinite scores: check its weight file, and that no photo is damaged.')
-
-# %% ../nbs/35_predictor.ipynb #4b8adfe8-2
-def resize_scores(
-    logits: Tensor,  # (B,h,w)
-    size: tuple[int, int],  # (H,W), in pixels
-) -> Tensor:  # (B,H,W) float32
-    "Bring logits to a photo's size: bilinear, before any threshold."
-    return F.interpolate(logits[:, None].float(), size=size, mode='bilinear', align_corners=False)[:, 0]
-
-
+# %% ../nbs/35_predictor.ipynb #55c73158
 def check_logits(
     logits: Tensor,  # (B,h,w) from a model
 ) -> Tensor:  # the same

@@ -114,3 +114,45 @@ def test_reference_fssam_metric(path, case):
     check(info, FRACTION, result['miou'], wanted['mIoU'])
     check(info, FRACTION, result['fb_iou'], wanted['FB_IoU'])
     check(info, FRACTION, pooled_iou(counts), wanted['pIoU'])
+
+
+def dinov2_backbone(info, tensors, folder):
+    """Our DINOv2 with the architecture, the position settings and the weights (authors' names) of a reference file."""
+    from functools import partial
+    import torch
+    from safetensors.numpy import save_file
+    from fsskit.backbones import create_backbone
+    m, state = info['model'], {k[2:]: v for k, v in tensors.items() if k.startswith('w.')}
+    registers, gated = m.get('num_register_tokens', 0), 'blocks.0.mlp.w12.weight' in state
+    ratio = len(state['blocks.0.mlp.w12.weight']) / m['embed_dim'] if gated else m['mlp_ratio']
+    options = dict(embed_dim=m['embed_dim'], depth=m['depth'], num_heads=m['num_heads'], mlp_ratio=ratio,
+                   img_size=m['img_size'], patch_size=m['patch_size'], init_values=m['init_values'],
+                   norm_layer=partial(torch.nn.LayerNorm, eps=m['layer_norm_eps']),
+                   interpolate_offset=m['interpolate_offset'], interpolate_antialias=m['interpolate_antialias'])
+    options |= dict(reg_tokens=registers) if registers else {}
+    save_file(state, folder / 'official.safetensors')
+    name = f'dinov2_vit{"g" if gated else "s"}14{"_reg" if registers else ""}'
+    return create_backbone(name, folder / 'official.safetensors', **options)
+
+
+@pytest.mark.parametrize('path', files('dinov2_interp'))
+def test_reference_dinov2_interp(path, tmp_path):
+    import torch
+    from fsskit.backbones import vit_tokens
+    info, t = read(path)
+    backbone, checked = dinov2_backbone(info, t, tmp_path), []
+    backbone.normalised = lambda images: images  # the files hold inputs that are normalised already
+    table = torch.from_numpy(t['w.pos_embed'])
+    for case in sorted(name.split('.')[0] for name in t if name.endswith('.input_times_32')):
+        images = torch.from_numpy(t[f'{case}.input_times_32'] / np.float32(32))
+        with torch.no_grad():
+            values = {f'layer{n}': maps for n, maps in backbone.maps(images, backbone.layers).items()}
+            tokens, grid = vit_tokens(backbone.net, images, backbone.positions)
+            values['cls'] = torch.cat([y[:, 0] for y in backbone.block_outputs(tokens, backbone.layers).values()])
+        values['pos_embed'] = torch.cat([table[:, :1], backbone.positions(table[:, 1:], grid)], 1)
+        for name, value in values.items():
+            if (wanted := t.get(f'{case}.{name}')) is not None:
+                rows = slice(len(wanted[0]) if name == 'pos_embed' else None)  # row 0 alone at the native size
+                check(info, f'{case}.{name}', value[:, rows], wanted)
+                checked.append(f'{case}.{name}')
+    assert sorted(checked) == sorted(name for name, line in info['tensors'].items() if line['role'] == 'output')

@@ -77,9 +77,8 @@ def main(folder: Path, wanted: list[str]) -> int:
             failed += "FAILED" in row.splitlines()[0]
             print(row, flush=True)
     if failed and hasattr(os, "getloadavg"):
-        print(
-            f"(load average {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores: times hold for a machine that does nothing else)"
-        )
+        load, cores = os.getloadavg()[0], os.cpu_count()
+        print(f"(load average {load:.1f} on {cores} cores: declared times hold for a machine that does nothing else)")
     return int(failed > 0)
 
 
