@@ -45,7 +45,7 @@ def target_at(
     if isinstance(side, int) and not isinstance(side, bool) and side > 0: return resize_mask(target, side)
     raise FSSKitError(f"score_size={score_size!r} is unknown: use 'original', 'input', or a number of pixels.")
 
-# %% ../nbs/40_evaluation.ipynb #89ac9167
+# %% ../nbs/40_evaluation.ipynb #c3e05116
 def run_episode(
     model: FewShotModel,  # any few-shot model
     data: EpisodeData,  # photos and masks of one episode
@@ -54,7 +54,7 @@ def run_episode(
     "Encode the support, segment the query, resize the scores bilinearly, threshold at 0, count."
     with torch.inference_mode():
         images = torch.stack([to_tensor(sample.image, model.input_size) for sample in data.support])
-        state = model.encode_support(images, [torch.from_numpy(sample.mask) for sample in data.support])
+        state = model.encode_support(images, [torch.tensor(sample.mask) for sample in data.support])
         logits = check_logits(model.segment(to_tensor(data.query.image, model.input_size)[None], state))
         target = target_at(data.query.mask, score_size, model.input_size)
         predicted = resize_scores(logits, target.shape)[0] > 0

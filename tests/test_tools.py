@@ -346,6 +346,13 @@ def test_links_hold_from_the_root(before, after):
     assert build_readme.relink(before) == after
 
 
+def test_readme_takes_tables_from_result_files(tmp_path):
+    (tmp_path / "results").mkdir()
+    (tmp_path / "results" / "a.md").write_text("| set | ratio |\n")
+    text = build_readme.include("before\n\n<!-- include results/a.md -->\nafter <!-- a comment -->", tmp_path)
+    assert text == "before\n\n| set | ratio |\nafter <!-- a comment -->"
+
+
 def test_readme_leaves_hidden_cells_and_directives_out(tmp_path):
     write_notebook(
         tmp_path / "nbs/index.ipynb", "#| hide\nsecret = 1", "#| eval: false\nx = y[0](z)", text="# T\n\n[a](b.md)"

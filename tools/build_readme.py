@@ -1,7 +1,8 @@
 """README.md from nbs/index.ipynb, through nbconvert: python tools/build_readme.py (make readme)
 
 Nothing is executed: the stored cells and outputs are used. Cells marked `#| hide` are left out, other `#|` lines are
-stripped, and relative links are rewritten so that they hold from the repository's root.
+stripped, and relative links are rewritten so that they hold from the repository's root. A line
+`<!-- include benchmarks/results/NAME.md -->` becomes that file, so that tables come from measurements.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 NOTE = "<!-- Made from nbs/index.ipynb by `make readme`. Edit the notebook. -->\n\n"
+INCLUDE = re.compile(r"<!-- include (\S+) -->")
 LINK = re.compile(r"(\]\(|\b(?:src|href)=\")([^)\"\s]+)")
 
 
@@ -33,6 +35,11 @@ def links(text: str) -> list[str]:
     return [t.split("#")[0] for _, t in LINK.findall(text) if not re.match(r"[a-z]+:|#", t)]
 
 
+def include(text: str, root: Path) -> str:
+    """Put in the files that `<!-- include PATH -->` lines name, PATH as seen from the repository's root."""
+    return INCLUDE.sub(lambda match: (root / match[1]).read_text(encoding="utf-8").strip(), text)
+
+
 def readme(root: Path = ROOT) -> str:
     """The text of README.md."""
     import nbformat
@@ -44,7 +51,7 @@ def readme(root: Path = ROOT) -> str:
         if cell.cell_type == "code":
             cell.source = re.sub(r"^#\|.*\n?", "", cell.source, flags=re.M)
         else:
-            cell.source = relink(cell.source)
+            cell.source = include(relink(cell.source), root)
     nb.metadata["language_info"] = {"name": "python"}  # cleaning removes it; the fences want it
     body, files = MarkdownExporter().from_notebook_node(nb)
     if files["outputs"]:
