@@ -604,11 +604,11 @@ class EncoderRun:
     seed: int = 0
     hardware: str = ''  # for example 'cpu, 1 thread'
 
-# %% ../nbs/23_embedded.ipynb #3806a05e
+# %% ../nbs/23_embedded.ipynb #88ab697f
 def choose_photos(
     photos: str | Path | Sequence[str | Path],  # a photo or a folder, or several
     exclude: str | Path | None = None,  # a list of photos to leave out, one a line
-) -> tuple[list[Path], EncoderRun]:  # the photos to read; a record with `sources` and `left_out` filled
+) -> tuple[dict[Path, str], EncoderRun]:  # photos to read -> name of their folder; a record with the counts
     "Find the photos and leave out those on the list."
     places = [photos] if isinstance(photos, (str, Path)) else list(photos)
     source_of = {}
@@ -617,26 +617,26 @@ def choose_photos(
     found = [photo for photo, _ in source_of.values()]
     out = listed_photos(found, read_lines(exclude)) if exclude else set()
     name = lambda place: place.name if place.is_dir() else 'single photos'
-    sources = Counter(name(place) for photo, place in source_of.values() if photo not in out)
-    run = EncoderRun(dict(sources), exclude=Path(exclude).name if exclude else '', left_out=len(out))
-    return [photo for photo in found if photo not in out], run
+    files = {photo: name(place) for photo, place in source_of.values() if photo not in out}
+    listed = Path(exclude).name if exclude else ''
+    return files, EncoderRun(dict(Counter(files.values())), exclude=listed, left_out=len(out))
 
-# %% ../nbs/23_embedded.ipynb #3d0cf5fd
+# %% ../nbs/23_embedded.ipynb #ba1b4a1b
 def read_photos(
-    files: Sequence[Path],
-    unreadable: list[str],  # names of photos that cannot be read are added
+    files: Iterable[Path],
+    unreadable: list[Path],  # photos that cannot be read are added
     progress: bool = True,  # show a bar
 ) -> Iterator[np.ndarray]:  # uint8 (H, W, 3)
     "The photos, one by one; those that cannot be read are skipped with a warning and listed."
     for file in tqdm(files, desc='reading photos', disable=not progress):
         try: photo = load_photo(file)
         except FSSKitError as error:
-            unreadable.append(f'{file.parent.name}/{file.name}')
+            unreadable.append(file)
             warnings.warn(f'left out, cannot be read: {error}', stacklevel=2)
             continue
         yield photo
 
-# %% ../nbs/23_embedded.ipynb #b15f72dc
+# %% ../nbs/23_embedded.ipynb #cda87931
 def smallworld_pictures(
     per_class: int,  # pictures of each of the 24 classes; 0: none
     size: int = 320,  # side, px
@@ -652,11 +652,12 @@ def smallworld_pictures(
 def gather_pool(photos: str | Path | Sequence[str | Path], exclude: str | Path | None = None, smallworld: int = 0,
                 progress: bool = True) -> tuple[PhotoPool, EncoderRun]:
     "All pictures of a training in memory, and the record of what they are."
-    files, run = choose_photos(photos, exclude)
+    (files, run), unreadable = choose_photos(photos, exclude), []
     pictures = [*smallworld_pictures(smallworld, progress=progress)]
-    run.smallworld = len(pictures)
-    def everything(): yield from read_photos(files, run.unreadable, progress); yield from pictures
-    pool = PhotoPool(everything())
+    def everything(): yield from read_photos(files, unreadable, progress); yield from pictures
+    pool, run.smallworld = PhotoPool(everything()), len(pictures)
+    run.unreadable = [f'{file.parent.name}/{file.name}' for file in unreadable]
+    for file in unreadable: run.sources[files[file]] -= 1
     if exclude: tqdm.write(f"{run.left_out} of {run.left_out + len(files)} photos left out by '{run.exclude}'")
     tqdm.write(f'{len(pool)} pictures: {len(pool) - run.smallworld} photos, {run.smallworld} of SmallWorld')
     return pool, run
