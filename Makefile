@@ -32,8 +32,9 @@ clean-notebooks: env ## take execution counts and editor metadata out of the not
 readme: env ## nbs/index.ipynb -> README.md
 	@$(VENV)/python tools/build_readme.py
 
-train: env ## train the embedded encoder on a folder of photos: make train ARGS='--photos DIR --out FILE' (long)
-	@$(VENV)/fsskit train-encoder $(ARGS)
+train: env ## train the embedded encoder on a folder of photos: make train ARGS='--photos DIR --teacher FILE --out DIR' (long)
+	@MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=100000000000 MALLOC_TOP_PAD_=500000000 GLIBC_TUNABLES=glibc.malloc.hugetlb=1 \
+	$(VENV)/fsskit train-encoder $(ARGS)
 
 hooks: env ## check notebooks and exports at every commit (pre-commit)
 	@$(VENV)/pre-commit install

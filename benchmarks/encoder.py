@@ -8,13 +8,13 @@ example data/splits/heldout_photos.txt. Writes benchmarks/results/encoder.json a
 ratio embedded / teacher with its 95 % interval, per set and shots. Finished evaluations are kept; an interrupted one goes on.
 """
 import argparse
-import json
 from pathlib import Path
 
+from common import write_results
 from fsskit.backbones import FeatureCache
 from fsskit.datasets import open_dataset
 from fsskit.evaluation import compare, evaluate, versions
-from fsskit.fetch import atomic_write, data_dir
+from fsskit.fetch import data_dir
 from fsskit.predictor import create_model
 
 
@@ -59,7 +59,6 @@ def main() -> None:
     parser.add_argument('--weights', default='embedded', help='of the embedded encoder: another file than the shipped one')
     parser.add_argument('--out', type=Path, default=Path(__file__).parent / 'results' / 'encoder.json')
     args = parser.parse_args()
-    args.out.parent.mkdir(parents=True, exist_ok=True)
     only = dict(pair.split('=', 1) for pair in args.only)
     models = {'embedded': create_model('dense_match', 'embedded', args.weights),
               'mobilenetv2': create_model('dense_match', 'mobilenetv2_100', args.teacher)}
@@ -72,10 +71,7 @@ def main() -> None:
     content = {'benchmark': 'embedded encoder against MobileNetV2, dense_match, scored at the original size',
                'weights': {k: m.backbone.weights_id for k, m in models.items()}, 'seed': args.seed, 'versions': versions(),
                'rows': rows}
-    with atomic_write(args.out, 'w') as file:
-        file.write(json.dumps(content, indent=1) + '\n')
-    with atomic_write(args.out.with_suffix('.md'), 'w') as file:
-        file.write(table(rows, tuple(args.shots)))
+    write_results(args.out, content, table(rows, tuple(args.shots)))
     print(table(rows, tuple(args.shots)))
 
 

@@ -11,10 +11,11 @@ import argparse
 import json
 from pathlib import Path
 
+from common import write_results
 from fsskit.backbones import FeatureCache
 from fsskit.datasets import open_dataset
 from fsskit.evaluation import Result, evaluate, versions
-from fsskit.fetch import atomic_write, data_dir
+from fsskit.fetch import data_dir
 from fsskit.metrics import fb_iou, mean_over_folds
 from fsskit.predictor import create_model
 
@@ -68,8 +69,7 @@ def write(rows: list[dict], args: argparse.Namespace) -> None:
     result = {'benchmark': 'training-free models on SmallWorld, test side', 'command': 'python benchmarks/training_free.py',
               'score_size': 'original', 'interval': 'bootstrap over the episodes of every fold, 1000 resamples, percentile',
               'versions': versions(), 'rows': rows}
-    with atomic_write(args.out, 'w') as file: file.write(json.dumps(result, indent=1) + '\n')
-    with atomic_write(args.out.with_suffix('.md'), 'w') as file: file.write(table(rows))
+    write_results(args.out, result, table(rows))
 
 
 def main() -> None:
@@ -80,7 +80,6 @@ def main() -> None:
     parser.add_argument('--fresh', action='store_true', help='measure every row again')
     parser.add_argument('--no-cache', action='store_true', help='keep no features between runs (seconds are then cold)')
     args = parser.parse_args()
-    args.out.parent.mkdir(parents=True, exist_ok=True)
     parts = data_dir() / 'downloads' / 'benchmarks' / args.out.stem
     old = json.loads(args.out.read_text())['rows'] if args.out.exists() and not args.fresh else []
     datasets = [open_dataset('smallworld', fold=fold) for fold in FOLDS]

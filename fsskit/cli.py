@@ -5,13 +5,16 @@
 # %% auto #0
 __all__ = ['app', 'STATE', 'Model', 'BackboneName', 'Weights', 'MaskEncoding', 'Label', 'Fold', 'Side', 'Convention', 'Progress',
            'SupportPhotos', 'Masks', 'Queries', 'Out', 'Data', 'Shots', 'Episodes', 'Seed', 'MinPhotos', 'Json',
-           'MinArea', 'Only', 'ScoreSize', 'Cache', 'EpisodesFile', 'Pattern', 'say', 'plain_errors', 'report',
-           'show_version', 'options', 'make_model', 'result_names', 'safe_path', 'write_prediction', 'print_table',
-           'write_table', 'segment', 'feature_cache', 'print_result', 'evaluate', 'write_list', 'compare', 'splits',
-           'split_photos', 'models', 'backbones', 'datasets', 'fetch', 'typed_options', 'train_encoder', 'main']
+           'MinArea', 'Only', 'ScoreSize', 'Cache', 'EpisodesFile', 'Pattern', 'TrainPhotos', 'Teacher', 'TrainOut',
+           'Init', 'Resume', 'Minutes', 'TrainSeed', 'Steps', 'Exclude', 'World', 'Batch', 'Threads', 'Device',
+           'DataNote', 'TeacherNote', 'say', 'plain_errors', 'report', 'show_version', 'options', 'make_model',
+           'result_names', 'safe_path', 'write_prediction', 'print_table', 'write_table', 'segment', 'feature_cache',
+           'print_result', 'evaluate', 'write_list', 'compare', 'splits', 'split_photos', 'models', 'backbones',
+           'datasets', 'fetch', 'require', 'train_encoder', 'main']
 
-# %% ../nbs/95_cli.ipynb #84dd7715
+# %% ../nbs/95_cli.ipynb #7f905328
 import functools
+import math
 import sys
 from pathlib import Path
 from typing import Annotated, Any, Callable, Optional
@@ -327,31 +330,48 @@ def fetch(
     from fsskit.fetch import fetch_dataset
     typer.echo(str(fetch_dataset(name, root, base_url, archive, progress)))
 
-# %% ../nbs/95_cli.ipynb #ce8fe0ca
-def typed_options(
-    words: list[str],  # --name value ...
-    function: Callable,  # its parameters say which names and types exist
-) -> dict[str, Any]:  # keyword arguments
-    "Turn `--name value` into the keyword arguments of a function."
-    import ast, inspect
+# %% ../nbs/95_cli.ipynb #8dd48398
+TrainPhotos = Annotated[Optional[list[Path]], typer.Option('--photos', metavar='PATH', help='Needed: a folder of photos, or a photo. Repeat for more.')]
+Teacher = Annotated[Optional[Path], typer.Option('--teacher', help='Needed: weights of mobilenetv2_100 under the names of timm, a .safetensors file.')]
+TrainOut = Annotated[Optional[Path], typer.Option('--out', help='Needed: folder for checkpoint, log, weights and model card.')]
+Init = Annotated[Optional[Path], typer.Option('--init', help='embedded_vit.safetensors of an earlier training, to start from.')]
+Resume = Annotated[Optional[Path], typer.Option('--resume', help='checkpoint.pt of an interrupted training, to go on with.')]
+Minutes = Annotated[float, typer.Option('--minutes', help='Stop and save after so long; --resume goes on.')]
+TrainSeed = Annotated[int, typer.Option('--seed', help='Decides the first weights and all pictures.')]
+Steps = Annotated[int, typer.Option('--steps', help='The whole schedule.')]
+Exclude = Annotated[Optional[Path], typer.Option('--exclude', help='List of photos to leave out, one a line.')]
+World = Annotated[int, typer.Option('--smallworld', help='Generated pictures of each pretraining class that are added.')]
+Batch = Annotated[int, typer.Option('--batch', help='Crops of 160 px in a step.')]
+Threads = Annotated[Optional[int], typer.Option('--threads', help='CPU threads; without it: as torch likes.')]
+Device = Annotated[str, typer.Option('--device', help="'cpu', 'cuda', 'mps' or 'auto'.")]
+DataNote = Annotated[str, typer.Option('--data-note', help='Licences and origins of the photos, for the model card.')]
+TeacherNote = Annotated[str, typer.Option('--teacher-note', help="The teacher's licence and origin, for the model card.")]
+
+# %% ../nbs/95_cli.ipynb #2df12b87
+def require(
+    options: dict[str, Any],  # option -> what was given
+    example: str,  # of a complete call
+) -> None:
+    "One sentence that names every option without a value."
     from fsskit.photos import FSSKitError
-    known, values = inspect.signature(function).parameters, {}
-    for flag, word in zip(words[::2], [*words[1::2], None]):
-        name = flag.removeprefix('--').replace('-', '_')
-        if not flag.startswith('--') or name not in known or word is None:
-            listed = ', '.join('--' + n.replace('_', '-') for n in known)
-            raise FSSKitError(f"train-encoder does not understand '{flag}': it takes {listed}, each with a value.")
-        try: values[name] = ast.literal_eval(word)
-        except (ValueError, SyntaxError): values[name] = word
-    return values
+    if missing := [name for name, value in options.items() if not value]:
+        raise FSSKitError(f"This command also needs {' and '.join(missing)}: it looks like `{example}`.")
 
 
-@app.command('train-encoder', context_settings={'allow_extra_args': True, 'ignore_unknown_options': True})
+@app.command('train-encoder')
 @plain_errors
-def train_encoder(ctx: typer.Context) -> None:
-    "Train the embedded encoder; options are the parameters of fsskit.embedded.train_encoder."
+def train_encoder(
+    photos: TrainPhotos = None, teacher: Teacher = None, out: TrainOut = None, init: Init = None, resume: Resume = None,
+    minutes: Minutes = math.inf, steps: Steps = 6000, seed: TrainSeed = 0, exclude: Exclude = None, smallworld: World = 4,
+    batch: Batch = 32, threads: Threads = None, device: Device = 'cpu', data_note: DataNote = '',
+    teacher_note: TeacherNote = '', progress: Progress = True,
+) -> None:
+    "Train the embedded encoder on photos; write its weights and their model card."
+    require({'--photos': photos, '--teacher': teacher, '--out': out},
+            'fsskit train-encoder --photos FOLDER --teacher mobilenetv2.safetensors --out FOLDER')
     from fsskit import embedded
-    embedded.train_encoder(**typed_options(ctx.args, embedded.train_encoder))
+    typer.echo(str(embedded.train_encoder(photos, teacher, out, steps, minutes, resume, init, seed, exclude, smallworld,
+                                          batch, threads, device, data_note, teacher_note, progress)))
 
 # %% ../nbs/95_cli.ipynb #efc77821
 def main() -> None:

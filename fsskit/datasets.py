@@ -113,7 +113,7 @@ def read_lines(
     lines = [line.strip() for line in text.splitlines()]
     return [line for line in lines if line and not line.startswith('#')]
 
-# %% ../nbs/15_datasets.ipynb #af036e4c
+# %% ../nbs/15_datasets.ipynb #bdf7d01d
 def _stem(name: str) -> str:
     "A name without the ending of a picture: './a/b.jpg' -> 'a/b'."
     name = name.replace('\\', '/').removeprefix('./')
@@ -121,20 +121,29 @@ def _stem(name: str) -> str:
     return head if '.' + ending.lower() in (*PHOTO_SUFFIXES, '.png') else name
 
 
-def _tails(name: str) -> list[str]:
-    "'a/b/c' -> ['a/b/c', 'b/c', 'c']."
-    parts = name.split('/')
-    return ['/'.join(parts[i:]) for i in range(len(parts))]
+def _in_order(
+    few: Sequence[str],
+    many: Iterable[str],
+) -> bool:
+    "Do the `few` occur among the `many` in the same order, perhaps with others between them?"
+    rest = iter(many)
+    return all(part in rest for part in few)
 
-# %% ../nbs/15_datasets.ipynb #ad32307a
+# %% ../nbs/15_datasets.ipynb #5e8d5914
 def matching_photos(
-    photos: Iterable[str],  # photo ids of a data set
-    names: Iterable[str],  # photo ids or file names, with or without folders in front and an ending such as .jpg
-) -> set[str]:  # the photo ids that `names` name
-    "A photo is named if its id ends with a name, or a name ends with its id; only whole path parts count."
-    full = {_stem(name) for name in names}
-    ends = {tail for name in full for tail in _tails(name)}
-    return {p for p in photos if _stem(p) in ends or any(tail in full for tail in _tails(_stem(p)))}
+    photos: Iterable[str],  # photo ids of a data set, or paths
+    names: Iterable[str],  # photo ids or file names, with or without folders and an ending such as .jpg
+) -> set[str]:  # the photos that `names` name
+    "A photo is named if its file has the name's, and the folders of one occur in the other's in the same order."
+    ends, holds, last = defaultdict(list), defaultdict(list), lambda folders: folders[-1] if folders else ''
+    for *above, file in {tuple(_stem(name).split('/')) for name in names}:
+        ends[file, last(above)].append(above)
+        for folder in {'', *above}: holds[file, folder].append(above)
+
+    def named(folders: list[str], file: str) -> bool:
+        return (any(_in_order(above, folders) for f in {'', *folders} for above in ends.get((file, f), ()))
+                or any(_in_order(folders, above) for above in holds.get((file, last(folders)), ())))
+    return {p for p, (*folders, file) in ((p, _stem(p).split('/')) for p in photos) if named(folders, file)}
 
 # %% ../nbs/15_datasets.ipynb #b8ea058f
 def _keep_only(members: Mapping[int, list[str]], only: Union[None, str, os.PathLike, Iterable[str]],

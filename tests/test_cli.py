@@ -240,15 +240,47 @@ def test_fetch(monkeypatch):
     assert run('fetch', 'nothing').exit_code == 2
 
 
-def test_train_encoder(monkeypatch):
-    seen = {}
-    def train_encoder(photos, minutes=40., out=None): seen.update(photos=photos, minutes=minutes, out=out)
-    monkeypatch.setattr('fsskit.embedded.train_encoder', train_encoder, raising=False)
-    assert run('train-encoder', '--photos', 'some/folder', '--minutes', 2.5).exit_code == 0
-    assert seen == {'photos': 'some/folder', 'minutes': 2.5, 'out': None}
-    result = run('train-encoder', '--hours', 3)
-    assert result.exit_code == 2 and '--photos, --minutes, --out' in result.stderr
-    assert run('train-encoder', '--photos').exit_code == 2
+def train_spy(monkeypatch, *words):
+    "What `fsskit train-encoder WORDS` passes to the library, and the result of the command."
+    from inspect import signature
+    from fsskit import embedded
+    seen, real = {}, signature(embedded.train_encoder)
+    def spy(*args, **kwargs): seen.update(real.bind(*args, **kwargs).arguments); return seen['out']/'embedded_vit.safetensors'
+    monkeypatch.setattr(embedded, 'train_encoder', spy)
+    return seen, run('train-encoder', *words), {n: p.default for n, p in real.parameters.items()}
+
+
+def test_train_encoder_defaults_are_the_librarys(monkeypatch):
+    seen, result, defaults = train_spy(monkeypatch, '--photos', 'some/folder', '--teacher', 't.safetensors', '--out', 'o')
+    assert result.exit_code == 0 and result.stdout == 'o/embedded_vit.safetensors\n'
+    assert [str(p) for p in seen.pop('photos')] == ['some/folder'] and str(seen.pop('teacher')) == 't.safetensors'
+    assert str(seen.pop('out')) == 'o' and seen == {name: defaults[name] for name in seen} and len(seen) == len(defaults) - 3
+
+
+def test_train_encoder_options_arrive_under_their_names(monkeypatch):
+    words = ('--photos a --photos b --teacher t --out o --init i --resume r --minutes 2.5 --steps 7 --seed 3 --exclude e --smallworld 0 '
+             '--batch 8 --threads 1 --device auto --data-note CC0 --teacher-note Apache --no-progress')
+    seen, result, _ = train_spy(monkeypatch, *words.split())
+    assert result.exit_code == 0
+    assert [str(p) for p in seen.pop('photos')] == ['a', 'b']
+    assert {k: str(seen.pop(k)) for k in ('teacher', 'out', 'init', 'resume', 'exclude')} == dict(teacher='t', out='o', init='i', resume='r', exclude='e')
+    assert seen == dict(minutes=2.5, steps=7, seed=3, smallworld=0, batch=8, threads=1, device='auto', data_note='CC0',
+                        teacher_note='Apache', progress=False)
+
+
+@pytest.mark.parametrize('words, needs', [
+    ([], '--photos and --teacher and --out'), (['--out', 'o'], '--photos and --teacher'), (['--photos', 'a', '--out', 'o'], '--teacher')])
+def test_train_encoder_says_all_that_is_missing(words, needs):
+    result = run('train-encoder', *words)
+    assert result.exit_code == 2 and result.stdout == '' and result.stderr.count('\n') == 1
+    assert result.stderr.startswith(f'fsskit: This command also needs {needs}: it looks like `fsskit train-encoder --photos ')
+
+
+def test_train_encoder_documents_its_options_and_refuses_others():
+    text = run('train-encoder', '--help').stdout
+    for name in 'photos teacher out init resume minutes steps seed exclude smallworld batch threads device data-note teacher-note'.split():
+        assert f'--{name} ' in text
+    assert run('train-encoder', '--hours', 3).exit_code == run('train-encoder', '--photos').exit_code == 2
 
 
 # ---- behaviour of the whole
