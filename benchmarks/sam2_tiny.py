@@ -5,15 +5,16 @@
     python benchmarks/sam2_tiny.py --weights FILE --clips 2 --no-speed # a quick look
     python benchmarks/sam2_tiny.py --official                          # adds round trips and memory of the official models (random weights)
 
-Writes benchmarks/results/sam2.json and sam2.md. What is held out, precisely:
+Writes benchmarks/results/sam2.json and sam2.md. (A script called sam2.py would hide the package sam2.) What is held out, precisely:
 - unseen classes: SmallWorld videos of the 64 classes of the folds; no training of the kit draws these classes;
-- unseen individuals: videos of the 24 pretraining classes with indices from 200,000 on; trainings draw indices below 60 (`LessonPlan.clips`),
-  validations those from 100,000 on;
+- unseen individuals: videos of the 24 pretraining classes with indices from 200,000 on; trainings draw far smaller ones
+  (`LessonPlan.clips`), validations those from 100,000 on;
 - real: moving cut-outs whose objects and backgrounds come only from the photos named in data/splits/heldout_photos.txt.
 Region IoU: the mean over the propagated frames of a clip, then over clips; frames in which the object is hidden do not count.
 """
 import argparse
 import json
+import os
 import resource
 import subprocess
 import sys
@@ -26,13 +27,16 @@ import torch
 import torch.nn.functional as F
 
 from common import write_results
-from fsskit import sam2 as S
 from fsskit.cutouts import coco_pictures, CutoutPool, moving_clip
 from fsskit.datasets import find_instances, matching_photos, read_coco, read_lines
 from fsskit.evaluation import versions
 from fsskit.fieldguide import CLASS_NAMES, N_CLASSES
+from fsskit.memory import Memory, memory_of, segment_with
 from fsskit.predictor import create_model
+from fsskit.propagation import clip_tensor, propagate, region_iou
+from fsskit.sam2 import build_sam2, load_sam2, RELEASED, SAM2_MODELS, sam2_config, TINY_FILE
 from fsskit.smallworld import video
+from fsskit.training import save_weights
 
 LIST = Path(__file__).parents[1] / 'data' / 'splits' / 'heldout_photos.txt'
 FRAMES, SIZE, FAR = 8, 256, .45
@@ -45,7 +49,7 @@ class Take:
         self.frames, self.masks, self.name = frames, masks.astype(np.uint8), name
 
     @property
-    def copy(self) -> float: return seen_mean(S.region_iou(np.repeat(self.masks[:1], len(self.masks), 0), self.masks), self.masks)
+    def copy(self) -> float: return seen_mean(region_iou(np.repeat(self.masks[:1], len(self.masks), 0), self.masks), self.masks)
 
 
 def seen_mean(ious: np.ndarray, masks: np.ndarray) -> float:
@@ -82,7 +86,7 @@ def real_takes(photos: str, count: int) -> list[Take]:
 
 def dense_masks(model, take: Take) -> np.ndarray:
     "Every frame matched with the first one."
-    images = F.interpolate(S.clip_tensor(take.frames), (model.input_size,) * 2, mode='bilinear', antialias=True)
+    images = F.interpolate(clip_tensor(take.frames), (model.input_size,) * 2, mode='bilinear', antialias=True)
     with torch.no_grad():
         state = model.encode_support(images[:1], torch.from_numpy(take.masks[:1]))
         logits = model.segment(images[1:], state)
@@ -92,8 +96,8 @@ def dense_masks(model, take: Take) -> np.ndarray:
 
 def score(method: str, take: Take, model, dense) -> float:
     if method == METHODS[0]: return take.copy
-    masks = dense_masks(dense, take) if method == METHODS[1] else S.propagate(model, take.frames, take.masks[0])
-    return seen_mean(S.region_iou(masks, take.masks), take.masks)
+    masks = dense_masks(dense, take) if method == METHODS[1] else propagate(model, take.frames, take.masks[0])
+    return seen_mean(region_iou(masks, take.masks), take.masks)
 
 
 def interval(values: np.ndarray, seed: int = 0, n: int = 1000) -> list[float]:
@@ -128,12 +132,12 @@ def pairs(takes: list[Take]) -> list[tuple[Take, Take, Take]]:
 
 def by_memory(model, support: np.ndarray, mask: np.ndarray, take: Take, gate: bool) -> float:
     "One marked picture as the only memory; every later frame of a clip by itself."
-    later = S.clip_tensor(take.frames[1:])
+    later = clip_tensor(take.frames[1:])
     with torch.no_grad():
-        memory = S.memory_of(model, S.clip_tensor(support[None]), torch.from_numpy(mask[None]))
-        memory = S.Memory(*(x.expand(len(later), *x.shape[1:]) for x in memory))
-        masks = (S.segment_with(model, later, [memory], gate) > 0).numpy().astype(np.uint8)
-    return seen_mean(S.region_iou(np.concatenate([take.masks[:1], masks]), take.masks), take.masks)
+        memory = memory_of(model, clip_tensor(support[None]), torch.from_numpy(mask[None]))
+        memory = Memory(*(x.expand(len(later), *x.shape[1:]) for x in memory))
+        masks = (segment_with(model, later, [memory], gate) > 0).numpy().astype(np.uint8)
+    return seen_mean(region_iou(np.concatenate([take.masks[:1], masks]), take.masks), take.masks)
 
 
 def identities(name: str, takes: list[Take], model, gate: bool) -> dict:
@@ -165,30 +169,29 @@ def speed(model) -> dict:
             with torch.no_grad(): call()
             times.append(time.perf_counter() - start)
         return round(1000 * min(times), 1)
-    memory = S.memory_of(model, image, mask)
-    return {'memory_of': best(lambda: S.memory_of(model, image, mask)), 'segment_with': best(lambda: S.segment_with(model, image, [memory])),
-            'propagate, a frame': round(best(lambda: S.propagate(model, frames, mask[0].numpy())) / len(frames), 1),
+    memory = memory_of(model, image, mask)
+    return {'memory_of': best(lambda: memory_of(model, image, mask)), 'segment_with': best(lambda: segment_with(model, image, [memory])),
+            'propagate, a frame': round(best(lambda: propagate(model, frames, mask[0].numpy())) / len(frames), 1),
             'threads': torch.get_num_threads()}
 
 
 def official_row(name: str) -> dict:
     "Save a random official model under its official name, load it back, segment once at its own size."
-    import os
-    size = S.sam2_config(name).image_size
+    size = sam2_config(name).image_size
     with tempfile.TemporaryDirectory() as folder, torch.no_grad():
         os.environ['FSSKIT_WEIGHTS'] = folder
-        model = S.build_sam2(name, size, seed=1)
+        model = build_sam2(name, size, seed=1)
         state = model.state_dict()
-        file = Path(folder) / (S.RELEASED[name].file if name in S.RELEASED else S.TINY_FILE)
-        if name in S.RELEASED: torch.save({'model': state}, file)
-        else: S.save_weights(state, file)
+        file = Path(folder) / (RELEASED[name].file if name in RELEASED else TINY_FILE)
+        if name in RELEASED: torch.save({'model': state}, file)
+        else: save_weights(state, file)
         sums = {k: v.half().float().sum().item() for k, v in state.items()}
         parameters, megabytes = sum(p.numel() for p in model.parameters()), file.stat().st_size / 1e6
         del model, state
-        model = S.load_sam2(name, 'hub', seed=2)
+        model = load_sam2(name, 'hub', seed=2)
         equal = all(np.isclose(v.half().float().sum().item(), sums[k], rtol=1e-4, atol=1e-3) for k, v in model.state_dict().items())
         image, start = torch.rand(1, 3, size, size), time.perf_counter()
-        out = S.segment_with(model, image, [S.memory_of(model, image, torch.ones(1, size, size))])
+        out = segment_with(model, image, [memory_of(model, image, torch.ones(1, size, size))])
     return {'model': name, 'parameters': parameters, 'file_mb': round(megabytes, 1), 'image_size': size, 'round_trip': equal,
             'finite': bool(torch.isfinite(out).all()), 'seconds': round(time.perf_counter() - start, 1),
             'peak_gib': round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2 ** 20, 2)}
@@ -197,7 +200,7 @@ def official_row(name: str) -> dict:
 def official_rows() -> list[dict]:
     "Each model in a process of its own, so that peaks are its own."
     rows = []
-    for name in S.SAM2_MODELS:
+    for name in SAM2_MODELS:
         done = subprocess.run([sys.executable, __file__, '--official-row', name], capture_output=True, text=True, check=True)
         rows.append(json.loads(done.stdout.splitlines()[-1]))
     return rows
@@ -237,7 +240,7 @@ def table(result: dict) -> str:
 
 def measure(args: argparse.Namespace) -> dict:
     "Everything that was asked for."
-    model, dense = S.load_sam2('sam2_tiny', args.weights, image_size=SIZE), create_model('dense_match', 'embedded')
+    model, dense = load_sam2('sam2_tiny', args.weights, image_size=SIZE), create_model('dense_match', 'embedded')
     sets = {'SmallWorld, unseen classes': world_takes(range(N_CLASSES), 0, args.clips),
             'SmallWorld, unseen individuals': world_takes(range(N_CLASSES, len(CLASS_NAMES)), 200_000, args.clips)}
     if args.photos: sets['real cut-outs, held-out photos'] = real_takes(args.photos, 48 * args.clips)

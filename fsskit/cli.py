@@ -7,10 +7,11 @@ __all__ = ['app', 'STATE', 'Model', 'BackboneName', 'Weights', 'MaskEncoding', '
            'SupportPhotos', 'Masks', 'Queries', 'Out', 'Data', 'Shots', 'Episodes', 'Seed', 'MinPhotos', 'Json',
            'MinArea', 'Only', 'ScoreSize', 'Cache', 'EpisodesFile', 'Pattern', 'TrainPhotos', 'Teacher', 'TrainOut',
            'Init', 'Resume', 'Minutes', 'TrainSeed', 'Steps', 'Exclude', 'World', 'Batch', 'Threads', 'Device',
-           'DataNote', 'TeacherNote', 'say', 'plain_errors', 'report', 'show_version', 'options', 'make_model',
-           'result_names', 'safe_path', 'write_prediction', 'print_table', 'write_table', 'segment', 'feature_cache',
-           'print_result', 'evaluate', 'write_list', 'compare', 'splits', 'split_photos', 'models', 'backbones',
-           'datasets', 'fetch', 'require', 'train_encoder', 'main']
+           'DataNote', 'TeacherNote', 'TrainData', 'Backdrops', 'CutoutWorld', 'ValidateEvery', 'Patience', 'Pictures',
+           'Lessons', 'FrameSize', 'Films', 'Rate', 'say', 'plain_errors', 'report', 'show_version', 'options',
+           'make_model', 'result_names', 'safe_path', 'write_prediction', 'print_table', 'write_table', 'segment',
+           'feature_cache', 'print_result', 'evaluate', 'write_list', 'compare', 'splits', 'split_photos', 'models',
+           'backbones', 'datasets', 'fetch', 'require', 'train_encoder', 'train_sam', 'train_sam2', 'main']
 
 # %% ../nbs/95_cli.ipynb #7f905328
 import functools
@@ -330,11 +331,11 @@ def fetch(
     from fsskit.fetch import fetch_dataset
     typer.echo(str(fetch_dataset(name, root, base_url, archive, progress)))
 
-# %% ../nbs/95_cli.ipynb #8dd48398
+# %% ../nbs/95_cli.ipynb #e48b0a52
 TrainPhotos = Annotated[Optional[list[Path]], typer.Option('--photos', metavar='PATH', help='Needed: a folder of photos, or a photo. Repeat for more.')]
 Teacher = Annotated[Optional[Path], typer.Option('--teacher', help='Needed: weights of mobilenetv2_100 under the names of timm, a .safetensors file.')]
 TrainOut = Annotated[Optional[Path], typer.Option('--out', help='Needed: folder for checkpoint, log, weights and model card.')]
-Init = Annotated[Optional[Path], typer.Option('--init', help='embedded_vit.safetensors of an earlier training, to start from.')]
+Init = Annotated[Optional[Path], typer.Option('--init', help='Weights of an earlier training of the same network, to start from.')]
 Resume = Annotated[Optional[Path], typer.Option('--resume', help='checkpoint.pt of an interrupted training, to go on with.')]
 Minutes = Annotated[float, typer.Option('--minutes', help='Stop and save after so long; --resume goes on.')]
 TrainSeed = Annotated[int, typer.Option('--seed', help='Decides the first weights and all pictures.')]
@@ -372,6 +373,49 @@ def train_encoder(
     from fsskit import embedded
     typer.echo(str(embedded.train_encoder(photos, teacher, out, steps, minutes, resume, init, seed, exclude, smallworld,
                                           batch, threads, device, data_note, teacher_note, progress)))
+
+# %% ../nbs/95_cli.ipynb #79e53dfa
+TrainData = Annotated[Optional[list[str]], typer.Option('--data', metavar='SET', help='Needed: photos with masks, such as coco:PATH or folder:PATH. Repeat for more.')]
+Backdrops = Annotated[Optional[list[Path]], typer.Option('--backdrops', metavar='PATH', help='Photos without masks to paste onto: a folder, or a photo. Repeat for more.')]
+CutoutWorld = Annotated[int, typer.Option('--smallworld', help='Generated pictures of each pretraining class that give cut-outs.')]
+ValidateEvery = Annotated[int, typer.Option('--validate-every', help='Steps between two looks at held-out data; the best one is kept.')]
+Patience = Annotated[Optional[int], typer.Option('--patience', help='Looks without a better score before it stops early; without it: never.')]
+Pictures = Annotated[int, typer.Option('--images', help='Pictures in a step.')]
+Lessons = Annotated[int, typer.Option('--batch', help='Clips in a step.')]
+FrameSize = Annotated[int, typer.Option('--size', help='Side of a frame in px, a multiple of 32.')]
+Films = Annotated[int, typer.Option('--films', help='Clips that are drawn once and kept in memory, 1.6 to 2.7 MB each.')]
+Rate = Annotated[float, typer.Option('--lr', help='Peak learning rate.')]
+
+# %% ../nbs/95_cli.ipynb #322b4ae5
+@app.command('train-sam')
+@plain_errors
+def train_sam(
+    data: TrainData = None, out: TrainOut = None, backdrops: Backdrops = None, exclude: Exclude = None, smallworld: CutoutWorld = 8,
+    steps: Steps = 4000, minutes: Minutes = math.inf, resume: Resume = None, seed: TrainSeed = 0, images: Pictures = 8,
+    lr: Rate = 8e-4, validate_every: ValidateEvery = 500, patience: Patience = None, threads: Threads = None,
+    device: Device = 'cpu', data_note: DataNote = '', progress: Progress = True,
+) -> None:
+    "Train tiny SAM on photos with masks; write its weights and their model card."
+    require({'--data': data, '--out': out}, 'fsskit train-sam --data coco:FOLDER --out FOLDER')
+    from fsskit import sam
+    typer.echo(str(sam.train_sam(data, out, backdrops or (), exclude, smallworld, steps, minutes, resume, seed, images, lr=lr,
+                                 validate_every=validate_every, patience=patience, threads=threads, device=device,
+                                 data_note=data_note, progress=progress)))
+
+# %% ../nbs/95_cli.ipynb #c158e86b
+@app.command('train-sam2')
+@plain_errors
+def train_sam2(
+    data: TrainData = None, out: TrainOut = None, backdrops: Backdrops = None, exclude: Exclude = None, smallworld: CutoutWorld = 8,
+    steps: Steps = 4000, minutes: Minutes = math.inf, resume: Resume = None, init: Init = None, size: FrameSize = 128,
+    batch: Lessons = 8, films: Films = 1200, seed: TrainSeed = 0, lr: Rate = 1e-3, validate_every: ValidateEvery = 250,
+    patience: Patience = None, threads: Threads = None, device: Device = 'cpu', data_note: DataNote = '', progress: Progress = True,
+) -> None:
+    "Train tiny SAM 2 on moving cut-outs and drawn clips; write its weights and their model card."
+    require({'--data': data, '--out': out}, 'fsskit train-sam2 --data coco:FOLDER --out FOLDER')
+    from fsskit import propagation
+    typer.echo(str(propagation.train_sam2(data, out, backdrops or (), exclude, smallworld, steps, minutes, resume, init, size, batch,
+                                          films, seed, lr, validate_every, patience, threads, device, data_note, progress)))
 
 # %% ../nbs/95_cli.ipynb #efc77821
 def main() -> None:

@@ -8,7 +8,7 @@ __all__ = ['LEAST_PIXELS', 'LEAST_SHARE', 'Thing', 'Picture', 'crop_thing', 'who
            'read_backdrops', 'Cutout', 'lift', 'Pose', 'lay', 'stack', 'view', 'photo_view', 'paste_scene',
            'training_picture', 'Clip', 'Way', 'pose_at', 'moving_clip', 'copy_first_iou']
 
-# %% ../nbs/45_cutouts.ipynb #39f76fdb
+# %% ../nbs/45_cutouts.ipynb #9ad56253
 import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -21,7 +21,7 @@ from PIL import Image, ImageFilter
 from pycocotools import mask as rle
 from tqdm.auto import tqdm
 
-from .datasets import _coco_photo, class_code, CocoTable, find_instances, matching_photos, open_dataset, read_coco
+from .datasets import coco_photo, class_code, CocoTable, find_instances, matching_photos, open_dataset, read_coco
 from .datasets import read_lines
 from .embedded import photos_below
 from .episodes import FewShotDataset
@@ -91,7 +91,7 @@ def fit_picture(
     enough = max(LEAST_PIXELS, least * h * w)
     return Picture(shrunk(image), tuple(t for t in things if t and t.area >= enough), source)
 
-# %% ../nbs/45_cutouts.ipynb #439799c0
+# %% ../nbs/45_cutouts.ipynb #c94dbdc0
 def coco_instances(
     table: CocoTable,  # an instances file, see `read_coco`
     photo: str,  # file name of one of its photos
@@ -110,7 +110,7 @@ def coco_pictures(
     least: float = LEAST_SHARE,  # share of the picture that an object must cover
 ) -> Iterator[Picture]:
     "Photos of a set in COCO's format with their instances."
-    for photo in photos: yield fit_picture(_coco_photo(table, photo), coco_instances(table, photo), side, least, photo)
+    for photo in photos: yield fit_picture(coco_photo(table, photo), coco_instances(table, photo), side, least, photo)
 
 # %% ../nbs/45_cutouts.ipynb #bbdbb715
 def dataset_pictures(

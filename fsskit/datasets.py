@@ -8,8 +8,8 @@ __all__ = ['PHOTO_SUFFIXES', 'FSS_LISTS', 'PASCAL_CLASSES', 'PASCAL_AREA', 'TRAI
            'folder_classes', 'upright_size', 'open_folder', 'open_fss1000', 'label_areas', 'voc_palette',
            'pascal_areas', 'pascal_members', 'read_hsnet_list', 'hsnet_members', 'pascal5i_ids', 'open_pascal5i',
            'read_sbd', 'build_pascal_root', 'CocoTable', 'read_coco', 'class_code', 'coco_areas', 'coco_members',
-           'find_instances', 'photo_folders', 'open_coco', 'open_coco20i', 'open_smallworld', 'list_datasets',
-           'open_dataset']
+           'find_instances', 'photo_folders', 'coco_photo', 'open_coco', 'open_coco20i', 'open_smallworld',
+           'list_datasets', 'open_dataset']
 
 # %% ../nbs/15_datasets.ipynb #12cac1c1
 import hashlib, inspect, json, os, shutil, warnings
@@ -726,8 +726,8 @@ def photo_folders(
     part = path.stem.removeprefix('instances_')
     return [root/'images', root/part, root/'images'/part, root, path.parent]
 
-# %% ../nbs/15_datasets.ipynb #479a085d
-def _coco_photo(table: CocoTable, photo: str) -> np.ndarray:
+# %% ../nbs/15_datasets.ipynb #dab22939
+def coco_photo(table: CocoTable, photo: str) -> np.ndarray:
     "A photo, looked for in the usual folders; its size must be the one in the instances file."
     folders = photo_folders(table.path)
     file = next((f/photo for f in folders if (f/photo).is_file()), None)
@@ -744,7 +744,7 @@ def _coco_mask(table: CocoTable, photo: str, class_id: int) -> np.ndarray:
     if photo not in table.sizes: raise FSSKitError(f"The photo {photo!r} is not in '{table.path}'.")
     return rle.decode(class_code(table, photo, class_id))
 
-# %% ../nbs/15_datasets.ipynb #f580200b
+# %% ../nbs/15_datasets.ipynb #571f09cb
 def _coco_dataset(name: str, table: CocoTable, novel: list[int], fold: Optional[int], side: str, convention: str,
                   min_area: float, only: Any, progress: bool) -> ListedDataset:
     "One side of a set in COCO's format."
@@ -752,7 +752,7 @@ def _coco_dataset(name: str, table: CocoTable, novel: list[int], fold: Optional[
     members, limited = _keep_only(members, only, table.numbers)
     info = {'dataset': name, 'instances': table.path.name, 'instances_sha256': table.sha256, 'fold': fold, 'side': side,
             'convention': convention, 'min_area': min_area, 'crowds': 'left out', **limited, **_counts(members)}
-    return ListedDataset(name, {c: table.names[c] for c in members}, members, partial(_coco_photo, table),
+    return ListedDataset(name, {c: table.names[c] for c in members}, members, partial(coco_photo, table),
                          partial(_coco_mask, table), info)
 
 # %% ../nbs/15_datasets.ipynb #107c4210

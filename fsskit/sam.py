@@ -8,10 +8,12 @@ __all__ = ['SAM_SIZES', 'SAM_ADDRESS', 'ROUGH', 'KINDS', 'WIDTHS', 'SHIFTS', 'SA
            'focal_loss', 'dice_loss', 'low_iou', 'sam_losses', 'interior_points', 'jittered_box', 'coarse_mask',
            'draw_prompt', 'corrected', 'patch_waves', 'shifted', 'tie', 'wire_decoder', 'warm_start',
            'decoder_attention', 'fitted', 'encode', 'SamTask', 'sam_pictures', 'hint_losses', 'answer_losses',
-           'sam_step', 'central_point', 'validate_sam', 'hold_out', 'build_task', 'export_sam', 'sam_card', 'train_sam']
+           'sam_step', 'central_point', 'validate_sam', 'hold_out', 'build_task', 'best_checkpoint', 'export_sam',
+           'real_categories', 'sam_card', 'train_sam']
 
-# %% ../nbs/50_sam.ipynb #b546a4ee
+# %% ../nbs/50_sam.ipynb #92814349
 import math
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -30,7 +32,7 @@ from torch import nn, Tensor
 from .backbones import create_backbone, load_state, read_weights
 from .cutouts import CutoutPool, fit_picture, gather_cutouts, Picture, training_picture
 from .embedded import cosine_loss, EmbeddedViT, forward_blocks
-from .fieldguide import CLASS_NAMES, generator, pick
+from .fieldguide import generator, pick
 from .fetch import atomic_write, download, shipped_weights, weights_dir
 from .photos import FSSKitError
 from .training import (card_data, card_recipe, fit, half_precision, limited_threads, ModelCard, pick_device,
@@ -96,7 +98,7 @@ def _official_file(name: str, progress: bool) -> Path:
     found = next((path for path in local if path.is_file()), None)
     return found or download(SAM_ADDRESS + size.file, local[1], sha256=size.sha256, progress=progress)
 
-# %% ../nbs/50_sam.ipynb #13e9a471
+# %% ../nbs/50_sam.ipynb #d5139615
 def load_sam(
     name: str = 'sam_tiny',  # 'sam_tiny', 'sam_vit_b', 'sam_vit_l' or 'sam_vit_h'
     weights: Union[str, Path, None] = 'shipped',  # 'shipped' (sam_tiny), 'hub' (official), a file, or None: random
@@ -112,7 +114,7 @@ def load_sam(
     if weights == 'hub' and name == 'sam_tiny':
         raise FSSKitError("'sam_tiny' has no official file: pass weights='shipped', a file of `train_sam`, or None.")
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)
         sam = build_sam(SAM_SIZES[name])
     if weights is None: return sam
     path = {'shipped': lambda: shipped_weights('sam_tiny.safetensors'), 'hub': lambda: _official_file(name, progress)}
@@ -499,7 +501,7 @@ class SamTask(nn.Module):
     def forward(self, step: int) -> dict[str, Tensor]: return sam_step(self, step)
     def validate(self) -> dict[str, float]: return validate_sam(self.sam, self.held_out)
 
-# %% ../nbs/50_sam.ipynb #e4d3a81b
+# %% ../nbs/50_sam.ipynb #72a22d32
 def sam_pictures(
     task: SamTask,
     step: int,
@@ -517,7 +519,8 @@ def sam_pictures(
 
 def hint_losses(task: SamTask, images: Tensor, features: Tensor, step: int) -> dict[str, Tensor]:
     "How far the blocks are from what the teacher sees, with a weight that fades out; nothing without a teacher."
-    if task.teacher is None or step >= task.hint_steps: return {}
+    if task.teacher is None: return {}
+    if step >= task.hint_steps: return {'hint': features.new_zeros(())}
     with torch.no_grad(): wanted = torch.cat(forward_blocks(task.teacher, images / 255, (3, 5))[0], 1)
     far = sum(cosine_loss(a, b) for a, b in zip(task.hint(features).chunk(2, 1), wanted.chunk(2, 1)))
     return {'hint': far * (1 - step / task.hint_steps)}
@@ -608,7 +611,7 @@ def hold_out(
     rest = CutoutPool([p for p in pool.pictures if id(p) not in ids], pool.backdrops, pool.facts)
     return rest, [p for p in pictures if p.things]
 
-# %% ../nbs/50_sam.ipynb #488e9d11
+# %% ../nbs/50_sam.ipynb #176d3444
 def build_task(
     pool: CutoutPool,
     seed: int = 0,
@@ -623,10 +626,18 @@ def build_task(
     sam = load_sam('sam_tiny', None, seed)
     teacher = create_backbone('embedded').net if hints else None
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)
         warm_start(sam, teacher)
         rest, held = hold_out(pool, validation, sam.image_encoder.img_size)
         return SamTask(sam, rest, seed, images, prompts, teacher, hint_steps, held).to(device)
+
+# %% ../nbs/50_sam.ipynb #39c02e08
+def best_checkpoint(
+    out: str | Path,  # folder of a training
+) -> Path:
+    "The checkpoint with the best validation; the last one where nothing was validated."
+    best = Path(out) / 'best.pt'
+    return best if best.exists() else Path(out) / 'checkpoint.pt'
 
 # %% ../nbs/50_sam.ipynb #bbeb6b32
 def export_sam(
@@ -645,20 +656,28 @@ def export_sam(
     with atomic_write(weights.with_suffix('.md'), 'w') as file: file.write(card.markdown())
     return weights
 
-# %% ../nbs/50_sam.ipynb #502f77df
+# %% ../nbs/50_sam.ipynb #a0702d88
 SAM_USE = '''For teaching, for tests and demonstrations without downloads, and as a quick segmenter: it outlines what a
 click, a box or a rough mask points at, without knowing what it is. It saw little; expect rough outlines, and trouble
 with thin parts, transparent things and objects below half a percent of the photo. Not for measurements, medicine or
 decisions about people. Where quality counts, load an official SAM through the same function.'''
 
 
+def real_categories(
+    pool: CutoutPool,
+) -> dict[str, int]:  # category -> objects, without what SmallWorld drew
+    "What a training saw of real photos, for the cards."
+    real = (p for p in pool.pictures if not p.source.startswith('smallworld'))
+    return dict(sorted(Counter(thing.name for picture in real for thing in picture.things).items()))
+
+
 def sam_card(weights: Path, checkpoint: Union[str, Path], pool: CutoutPool, parameters: int, data_note: str,
              start: str) -> ModelCard:
     "What the weights are, what they saw, how they were made, what they are for."
-    facts, real = pool.facts, sorted(set(pool.names) - set(CLASS_NAMES))
+    facts = pool.facts
     sources = facts.get('sources', {}) | {'SmallWorld, pretraining classes (generated)': facts.get('smallworld', 0)}
     seen = card_data(sources, facts.get('exclude', ''), facts.get('left_out', 0), data_note=data_note)
-    words = ', '.join(f'{name} ({len(pool.places[name])})' for name in real) or 'none'
+    words = ', '.join(f'{name} ({count})' for name, count in real_categories(pool).items()) or 'none'
     summary = ('A small Segment Anything Model in the classes of the package `segment_anything`: class-agnostic, '
                'photos of 256 px, an embedding of 16 x 16 cells with 256 channels, masks of 64 x 64 cells.')
     return ModelCard('sam_tiny: model card', summary,
@@ -667,7 +686,7 @@ def sam_card(weights: Path, checkpoint: Union[str, Path], pool: CutoutPool, para
                       'Recipe': card_recipe(checkpoint, start), 'Intended use and limits': SAM_USE,
                       'Measured quality': 'See `benchmarks/results/sam.md`, made by `python benchmarks/sam.py`.'})
 
-# %% ../nbs/50_sam.ipynb #d816ff43
+# %% ../nbs/50_sam.ipynb #8d3c86ca
 def train_sam(
     data: Union[str, Sequence[str]],  # data sets with masks: coco:PATH, folder:PATH, ...; one or several
     out: Union[str, Path],  # folder for checkpoints, logs, sam_tiny.safetensors and its card
@@ -695,6 +714,5 @@ def train_sam(
         pool = gather_cutouts(data, backdrops, exclude, smallworld, progress=progress)
         task = build_task(pool, seed, images, prompts, hints, device=pick_device(device))
         fit(task, out, steps, minutes, resume, lr, validate_every=validate_every, patience=patience, progress=progress)
-        best, last = Path(out) / 'best.pt', Path(out) / 'checkpoint.pt'
         start = 'waves as patch filters' + (', blocks and hints of the embedded encoder' if hints else '')
-        return export_sam(best if best.exists() else last, out, pool, data_note, start)
+        return export_sam(best_checkpoint(out), out, pool, data_note, start)

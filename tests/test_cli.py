@@ -240,32 +240,67 @@ def test_fetch(monkeypatch):
     assert run('fetch', 'nothing').exit_code == 2
 
 
-def train_spy(monkeypatch, *words):
-    "What `fsskit train-encoder WORDS` passes to the library, and the result of the command."
+def train_spy(monkeypatch, command, *words):
+    "What `fsskit COMMAND WORDS` passes to the library, the result of the command, and the library's defaults."
+    from importlib import import_module
     from inspect import signature
-    from fsskit import embedded
-    seen, real = {}, signature(embedded.train_encoder)
-    def spy(*args, **kwargs): seen.update(real.bind(*args, **kwargs).arguments); return seen['out']/'embedded_vit.safetensors'
-    monkeypatch.setattr(embedded, 'train_encoder', spy)
-    return seen, run('train-encoder', *words), {n: p.default for n, p in real.parameters.items()}
+    module, name = {'train-encoder': ('embedded', 'train_encoder'), 'train-sam': ('sam', 'train_sam'),
+                    'train-sam2': ('propagation', 'train_sam2')}[command]
+    module = import_module(f'fsskit.{module}')
+    seen, real = {}, signature(getattr(module, name))
+    def spy(*args, **kwargs): seen.update(real.bind(*args, **kwargs).arguments); return seen['out']/'weights.safetensors'
+    monkeypatch.setattr(module, name, spy)
+    return seen, run(command, *words), {n: p.default for n, p in real.parameters.items()}
 
 
 def test_train_encoder_defaults_are_the_librarys(monkeypatch):
-    seen, result, defaults = train_spy(monkeypatch, '--photos', 'some/folder', '--teacher', 't.safetensors', '--out', 'o')
-    assert result.exit_code == 0 and result.stdout == 'o/embedded_vit.safetensors\n'
+    seen, result, defaults = train_spy(monkeypatch, 'train-encoder', '--photos', 'some/folder', '--teacher', 't.safetensors', '--out', 'o')
+    assert result.exit_code == 0 and result.stdout == 'o/weights.safetensors\n'
     assert [str(p) for p in seen.pop('photos')] == ['some/folder'] and str(seen.pop('teacher')) == 't.safetensors'
     assert str(seen.pop('out')) == 'o' and seen == {name: defaults[name] for name in seen} and len(seen) == len(defaults) - 3
+
+
+@pytest.mark.parametrize('command, left', [('train-sam', {'prompts', 'hints'}), ('train-sam2', set())])
+def test_train_sam_defaults_are_the_librarys(monkeypatch, command, left):
+    seen, result, defaults = train_spy(monkeypatch, command, '--data', 'coco:a', '--data', 'folder:b', '--out', 'o')
+    assert result.exit_code == 0 and result.stdout == 'o/weights.safetensors\n'
+    assert seen.pop('data') == ['coco:a', 'folder:b'] and str(seen.pop('out')) == 'o'
+    assert seen == {name: defaults[name] for name in seen} and defaults.keys() - seen.keys() == {'data', 'out'} | left
 
 
 def test_train_encoder_options_arrive_under_their_names(monkeypatch):
     words = ('--photos a --photos b --teacher t --out o --init i --resume r --minutes 2.5 --steps 7 --seed 3 --exclude e --smallworld 0 '
              '--batch 8 --threads 1 --device auto --data-note CC0 --teacher-note Apache --no-progress')
-    seen, result, _ = train_spy(monkeypatch, *words.split())
+    seen, result, _ = train_spy(monkeypatch, 'train-encoder', *words.split())
     assert result.exit_code == 0
     assert [str(p) for p in seen.pop('photos')] == ['a', 'b']
     assert {k: str(seen.pop(k)) for k in ('teacher', 'out', 'init', 'resume', 'exclude')} == dict(teacher='t', out='o', init='i', resume='r', exclude='e')
     assert seen == dict(minutes=2.5, steps=7, seed=3, smallworld=0, batch=8, threads=1, device='auto', data_note='CC0',
                         teacher_note='Apache', progress=False)
+
+
+@pytest.mark.parametrize('command, own, values', [
+    ('train-sam', '--images 3', dict(images=3)),
+    ('train-sam2', '--init i --size 64 --batch 3 --films 9', dict(init='i', size=64, batch=3, films=9))])
+def test_train_sam_options_arrive_under_their_names(monkeypatch, command, own, values):
+    words = ('--data coco:a --out o --backdrops x --backdrops y --exclude e --smallworld 0 --steps 7 --minutes 2.5 --resume r --seed 3 --lr .01 '
+             '--validate-every 5 --patience 2 --threads 1 --device auto --data-note CC0 --no-progress ' + own)
+    seen, result, _ = train_spy(monkeypatch, command, *words.split())
+    assert result.exit_code == 0, result.stderr
+    plain = {k: [str(x) for x in v] if k == 'backdrops' else str(v) if k in ('out', 'exclude', 'resume', 'init') else v for k, v in seen.items()}
+    assert plain == dict(data=['coco:a'], out='o', backdrops=['x', 'y'], exclude='e', smallworld=0, steps=7, minutes=2.5, resume='r', seed=3,
+                         lr=.01, validate_every=5, patience=2, threads=1, device='auto', data_note='CC0', progress=False) | values
+
+
+@pytest.mark.parametrize('command', ['train-sam', 'train-sam2'])
+def test_train_sam_says_all_that_is_missing(command):
+    for words, needs in (([], '--data and --out'), (['--out', 'o'], '--data')):
+        result = run(command, *words)
+        assert result.exit_code == 2 and result.stdout == '' and result.stderr.count('\n') == 1
+        assert result.stderr == f'fsskit: This command also needs {needs}: it looks like `fsskit {command} --data coco:FOLDER --out FOLDER`.\n'
+    text, own = run(command, '--help').stdout, {'train-sam': ['images'], 'train-sam2': ['init', 'size', 'batch', 'films']}[command]
+    for name in ['data', 'out', 'backdrops', 'exclude', 'smallworld', 'steps', 'minutes', 'resume', 'seed', 'lr', 'validate-every', 'patience',
+                 'threads', 'device', 'data-note', *own]: assert f'--{name} ' in text
 
 
 @pytest.mark.parametrize('words, needs', [
@@ -288,7 +323,7 @@ def test_train_encoder_documents_its_options_and_refuses_others():
 def test_version_and_help():
     assert run('--version').stdout == f'fsskit {fsskit.__version__}\n'
     text = run('--help').stdout
-    for name in 'segment evaluate compare splits models backbones datasets fetch train-encoder'.split(): assert name in text
+    for name in 'segment evaluate compare splits models backbones datasets fetch train-encoder train-sam train-sam2'.split(): assert name in text
     assert run('segment').exit_code == 2 and run('nonsense').exit_code == 2
 
 

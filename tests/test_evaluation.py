@@ -5,8 +5,9 @@ import pytest
 import torch
 from PIL import Image
 from fsskit.episodes import EpisodeSampler, load_episode, read_episodes, write_episodes
-from fsskit.evaluation import (CachedBackbone, Result, Run, class_names, compare, content_key, evaluate, list_hash,
-                               load_result, remembering, run_all, run_episode, target_at)
+from fsskit.evaluation import (CachedBackbone, Result, Run, class_names, compare, content_key, data_family, evaluate,
+                               list_hash, load_result, merge_parts, part_of, remembering, run_all, run_episode, seen_of,
+                               target_at)
 from fsskit.photos import FSSKitError
 from fsskit.predictor import FewShotPredictor, create_model
 from fsskit.similarity import ColourBackbone, FewShotModel
@@ -204,6 +205,83 @@ def test_partial_results_are_written_on_the_way(tmp_path):
     run.save = lambda: saves.append(len(run.rows))
     run_all(run, red(), Toy(), list(EpisodeSampler(Toy(), 1, 3)), 'original', progress=False, save_every=0)
     assert saves == [1, 2, 3]
+
+
+# ---- what the model has seen
+
+def knowing(**families):
+    model = red()
+    model.seen_classes = families
+    return model
+
+
+def test_classes_that_the_model_saw_are_refused(tmp_path):
+    model = knowing(toy=['RED', 'zebra', 'blue'], coco=['green'])
+    with pytest.raises(FSSKitError, match='trained on 2 of the classes that toy asks for .blue, red.: .*allow_seen=True'):
+        evaluate(model, Toy(), episodes=3, json=tmp_path/'r.json', progress=False)
+    assert model.calls == 0 if hasattr(model, 'calls') else not (tmp_path/'r.json').exists()
+    marked = evaluate(model, Toy(), episodes=3, allow_seen=True, progress=False)
+    plain = evaluate(red(), Toy(), episodes=3, progress=False)
+    assert marked.protocol == plain.protocol | {'seen_classes': ['blue', 'red']} and marked.counts == plain.counts
+    assert 'seen_classes' not in evaluate(model, Toy(), episodes=3, classes=[5], progress=False).protocol
+
+
+def test_listed_episodes_are_checked_too():
+    episodes = [e for e in EpisodeSampler(Toy(), 1, 30) if e.class_id != 3]
+    evaluate(knowing(toy=['red']), Toy(), episodes=episodes, progress=False)
+    with pytest.raises(FSSKitError, match='trained on 1 of the classes that toy asks for .green.'):
+        evaluate(knowing(toy=['green']), Toy(), episodes=episodes, progress=False)
+
+
+def test_families_of_data():
+    other = Toy()
+    other.name = 'coco20i'
+    assert data_family(other) == 'coco' and data_family(Toy()) == 'toy'
+    assert seen_of(knowing(coco=['Green']), other, [3, 5]) == ['green'] and seen_of(knowing(coco=['Green']), Toy(), [3, 5]) == []
+    assert seen_of(red(), Toy(), [3, 5, 7]) == []
+    many = knowing(toy=['red', 'green', 'blue'])
+    with pytest.raises(FSSKitError, match=r'3 of the classes that toy asks for \(blue, green, red\)'): evaluate(many, Toy(), episodes=2, progress=False)
+
+
+# ---- parts of a measurement
+
+@pytest.mark.parametrize('n', [1, 2, 3, 7])
+@pytest.mark.parametrize('listed', [False, True])
+def test_parts_join_to_the_whole(n, listed):
+    episodes = list(EpisodeSampler(Toy(), 2, 11, 4)) if listed else 11
+    options = dict(episodes=episodes, progress=False) | ({} if listed else {'shots': 2, 'seed': 4})
+    whole = evaluate(red(), Toy(), **options)
+    parts = [evaluate(red(), Toy(), part=(i, n), **options) for i in range(n)]
+    assert [p.episodes for p in parts] == [len(range(i, 11, n)) for i in range(n)]
+    joined = merge_parts(parts[::-1])
+    for field in ('miou', 'miou_ci95', 'fb_iou', 'per_class', 'episodes', 'skipped_classes', 'missing_classes', 'protocol', 'counts', 'incomplete'):
+        assert getattr(joined, field) == getattr(whole, field)
+    assert joined.seconds_per_episode == pytest.approx(sum(p.seconds_per_episode * p.episodes for p in parts) / 11)
+    assert n == 1 or all(p.protocol == whole.protocol | {'part': [i, n]} for i, p in enumerate(parts))
+
+
+def test_parts_that_cannot_be_joined():
+    halves = [evaluate(red(), Toy(), episodes=6, part=(i, 2), progress=False) for i in (0, 1)]
+    other = evaluate(red(), Toy(), episodes=6, seed=1, part=(1, 2), progress=False)
+    stopped = Result(**{**halves[1].to_dict(), 'incomplete': True})
+    for parts in ([halves[0]], [halves[0], halves[0]], [halves[0], other], [halves[0], stopped], [*halves, halves[1]]):
+        with pytest.raises(FSSKitError, match='cannot be joined'): merge_parts(parts)
+    with pytest.raises(FSSKitError, match='6 and 3 episodes|3 and 6 episodes'): compare(halves[0], evaluate(red(), Toy(), episodes=6, progress=False))
+
+
+@pytest.mark.parametrize('part', [(2, 2), (-1, 2), (0, 0), (0, 7)])
+def test_parts_that_make_no_sense(part):
+    with pytest.raises(FSSKitError, match='makes no sense for 6 episodes'): evaluate(red(), Toy(), episodes=6, part=part, progress=False)
+    assert part_of([1, 2, 3], (1, 2)) == [2]
+
+
+def test_an_interrupted_part_is_continued(tmp_path):
+    model = red()
+    model.stop_at = 3
+    with pytest.raises(KeyboardInterrupt): evaluate(model, Toy(), episodes=10, part=(1, 2), json=tmp_path/'b.json', progress=False)
+    again = red()
+    part = evaluate(again, Toy(), episodes=10, part=(1, 2), json=tmp_path/'b.json', progress=False)
+    assert again.calls == 3 and part.counts == evaluate(red(), Toy(), episodes=10, progress=False).counts[1::2]
 
 
 # ---- caches

@@ -156,3 +156,68 @@ def test_reference_dinov2_interp(path, tmp_path):
                 check(info, f'{case}.{name}', value[:, rows], wanted)
                 checked.append(f'{case}.{name}')
     assert sorted(checked) == sorted(name for name, line in info['tensors'].items() if line['role'] == 'output')
+
+
+def sam_decoder_cases():
+    """One parameter per file and case; a case is the prefix ('' or 'three.') of the tensors that belong together."""
+    found = [(path, name.removesuffix('masks_single')) for path in sorted(FOLDER.glob('sam_decoder_*.json'))
+             for name in json.loads(path.read_text())['tensors'] if name.endswith('masks_single')]
+    return [pytest.param(path, case, id=f'{path.stem}-{case.strip(".") or "plain"}') for path, case in found] or cases('sam_decoder')
+
+
+@pytest.mark.parametrize('path, case', sam_decoder_cases())
+def test_reference_sam_decoder(path, case):
+    import torch
+    from segment_anything.modeling import MaskDecoder, TwoWayTransformer
+    from fsskit.mask_decoder import PairedDecoder, place_codes
+    info, t = read(path)
+    t = {name: torch.from_numpy(value) for name, value in t.items()}
+    get, m = lambda name: t.get(case + name, t.get(name)), info['model']
+    transformer = TwoWayTransformer(depth=m['depth'], embedding_dim=m['transformer_dim'], mlp_dim=m['mlp_dim'],
+                                    num_heads=m['num_heads'], attention_downsample_rate=m['attention_downsample_rate'])
+    decoder = MaskDecoder(transformer_dim=m['transformer_dim'], transformer=transformer, iou_head_depth=m['iou_head_depth'],
+                          num_multimask_outputs=m['num_multimask_outputs'], iou_head_hidden_dim=m['iou_head_hidden_dim'])
+    decoder.load_state_dict({name[2:]: value for name, value in t.items() if name.startswith('w.')})
+    matrix, sparse, image = get('pe_gaussian_matrix'), get('sparse'), get('image_embeddings')
+    grid = image.shape[-2:]
+    dense = t.get(f'{case}dense_vector')
+    dense = get('dense') if dense is None else dense[..., None, None].expand(-1, -1, *grid)
+    batch = [part.expand(len(sparse), -1, -1, -1) for part in (image, dense)]
+    values = {'image_pe': place_codes(matrix, tuple(grid))}
+    with torch.no_grad():
+        for name, multimask in (('single', False), ('multi', True)):
+            answer = PairedDecoder(decoder, matrix)(batch[0], sparse, batch[1], multimask=multimask)
+            values[f'masks_{name}'], values[f'iou_{name}'] = answer
+    outputs = [name for name, line in info['tensors'].items()
+               if line['role'] == 'output' and name.rpartition('.')[0] == case.rstrip('.')]
+    for name in outputs:
+        value, wanted = values[name.removeprefix(case)], t[name]
+        step = value.shape[-1] // wanted.shape[-1] if value.ndim == 4 else 1  # some files keep every n-th row and column
+        check(info, name, value[..., ::step, ::step] if step > 1 else value, wanted)
+    assert {f'{case}{name}' for name in ('masks_single', 'masks_multi', 'iou_single', 'iou_multi')} <= set(outputs)
+
+
+@pytest.mark.parametrize('path, case', cases('hsnet_cp4d', 'cases'))
+def test_reference_hsnet_cp4d(path, case):
+    import torch
+    from fsskit.correlation import CenterPivotConv4d
+    info, tensors = read(path)
+    build = info['cases'][case]
+    t = {key.removeprefix(f'{case}.'): torch.from_numpy(v) for key, v in tensors.items() if key.startswith(f'{case}.')}
+    names = {f'{side}.{part}': f'{official}.{part}' for official, side in (('conv1', 'query'), ('conv2', 'support'))
+             for part in ('weight', 'bias') if f'w.{official}.{part}' in t}
+    conv = CenterPivotConv4d(build['in_channels'], build['out_channels'], build['kernel'], build['stride'][2:],
+                             bias='query.bias' in names)
+    assert build['stride'][:2] == [1, 1] and build['padding'] == [k // 2 for k in build['kernel']]
+    conv.load_state_dict({ours: t[f'w.{theirs}'] for ours, theirs in names.items()}, strict=True)
+    volume = torch.from_numpy(tensors.get(f'{case}.input', tensors.get('input'))).requires_grad_()
+
+    out = conv(volume)
+    (out * t['cotangent']).sum().backward()
+    assert list(out.shape) == build['output_shape']
+    values = {'output': out, 'grad.input': volume.grad,
+              **{f'grad.{theirs}': conv.get_parameter(ours).grad for ours, theirs in names.items()}}
+    checked = {name for name, line in info['tensors'].items() if line['role'] in ('output', 'gradient')}
+    assert {f'{case}.{name}' for name in values} == {name for name in checked if name.startswith(f'{case}.')}
+    for name, value in values.items(): check(info, f'{case}.{name}', value.detach(), t[name])
+    with torch.no_grad(): check(info, f'{case}.output', conv(volume), t['output'])

@@ -394,7 +394,7 @@ def test_hints_fade_out(pool):
     task = micro_task(pool, teacher=EmbeddedViT().eval(), hint_steps=10)
     assert task.learned == ('sam', 'hint')
     early, late, never = task(0), task(5), task(10)
-    assert early['hint'] > 0 and 'hint' not in never
+    assert early['hint'] > 0 and never['hint'] == 0  # a column of the log does not end
     features = torch.randn(2, 32, 4, 4)
     images = torch.rand(2, 3, 64, 64) * 255
     full, half = (module.hint_losses(task, images, features, s)['hint'] for s in (0, 5))

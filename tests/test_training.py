@@ -16,10 +16,11 @@ from torch import nn
 import fsskit
 from fsskit import training
 from fsskit.photos import FSSKitError
-from fsskit.training import (Clock, ModelCard, card_data, card_recipe, describe_hardware, final_losses, fit, generator_at,
-                             half_precision, learned_parameters, learning_rate, limited_threads, load_weights, one_step,
-                             pick_device, read_checkpoint, read_log, refuse_overwriting, restore, save_checkpoint,
-                             save_weights, seeded, set_training, weight_facts)
+from fsskit.training import (Clock, ModelCard, Team, card_data, card_recipe, describe_hardware, final_losses, fit,
+                             generator_at, half_precision, learned_parameters, learning_rate, limited_threads,
+                             load_weights, one_step, parameter_groups, pick_device, read_checkpoint, read_log,
+                             refuse_overwriting, restore, save_checkpoint, save_weights, seeded, set_training,
+                             share_gradients, share_weights, team, weight_facts)
 
 quick = settings(max_examples=20, deadline=None, derandomize=True)
 
@@ -177,6 +178,116 @@ def test_a_part_of_a_module_can_be_what_is_learned(tmp_path):
     fit(task, tmp_path, 2, progress=False)
     assert set(read_checkpoint(tmp_path / 'checkpoint.pt')['learned']['net.4']) == {'weight', 'bias'}
     assert torch.equal(task.net[0].weight, Toy().net[0].weight) and not torch.equal(task.net[4].weight, Toy().net[4].weight)
+
+
+# several processes; tests/test_episodic.py starts two real ones
+
+@pytest.fixture
+def other_process(monkeypatch):
+    "Accelerate's sums, as if a second process held other values: `other_process.values` gives them, in order."
+    import accelerate.utils
+    class Other:
+        values = []
+        def reduce(self, value, how):
+            assert how == 'mean'
+            return (value + self.values.pop(0)) / 2
+    other = Other()
+    monkeypatch.setattr(accelerate.utils, 'reduce', other.reduce)
+    monkeypatch.setattr(accelerate.utils, 'gather_object', lambda things: [*things, 'other'])
+    monkeypatch.setattr(accelerate.utils, 'broadcast', lambda value: value * 0 + 7)
+    return other
+
+
+def test_one_process_is_alone(monkeypatch):
+    monkeypatch.setenv('WORLD_SIZE', '1')
+    us, values = team(), torch.ones(2)
+    assert us == Team(0, 1, 'cpu') and us.mean(values) is values and us.gather('x') == ['x']
+    assert us.anyone(True) is True and us.anyone(False) is False and us.mine([3, 4, 5]) == [3, 4, 5]
+
+
+def test_shares_and_means(other_process):
+    us = Team(1, 3)
+    assert us.mine(range(8)) == range(1, 8, 3) and us.gather('x') == ['x', 'other']
+    other_process.values = [torch.tensor([5.0, 1.0]), torch.tensor(0.0), torch.tensor(1.0), torch.tensor(0.0)]
+    assert us.mean(torch.tensor([1.0, 3.0])).tolist() == [3.0, 2.0]
+    assert us.anyone(True) and us.anyone(False) and not us.anyone(False)
+
+
+def test_gradients_are_means_and_unused_weights_stay_unused(other_process):
+    a, b, c = (nn.Parameter(torch.zeros(n)) for n in (2, 1, 2))
+    a.grad, mine = torch.tensor([2.0, 4.0]), torch.tensor([2.0])
+    b.grad = mine
+    share_gradients([a, b, c], Team())
+    assert b.grad is mine and c.grad is None
+    other_process.values = [torch.tensor([0.0, 2.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0])]
+    share_gradients([a, b, c], Team(0, 2))
+    assert a.grad.tolist() == [1.0, 3.0] and b.grad.tolist() == [1.0] and c.grad is None
+
+
+def test_all_begin_with_the_weights_of_the_first(other_process):
+    net = nn.BatchNorm1d(2)
+    share_weights([net], Team())
+    assert net.weight.tolist() == [1, 1]
+    share_weights([net], Team(1, 2))
+    assert net.weight.tolist() == net.running_var.tolist() == [7, 7] and net.num_batches_tracked == 7 and net.weight.requires_grad
+
+
+def test_a_loss_of_another_process_that_is_no_number_stops_this_one(other_process, monkeypatch):
+    monkeypatch.setattr(training, 'team', lambda: Team(1, 2))
+    task = Toy()
+    before, other_process.values = task.net[0].weight.clone(), [torch.tensor(0.0), torch.tensor(math.nan)]
+    with pytest.raises(FSSKitError, match='loss of step 3'): one_step(task, adamw(task), 3, 0.1)
+    assert torch.equal(task.net[0].weight, before)
+
+
+def test_only_the_first_process_writes(tmp_path, monkeypatch, other_process):
+    monkeypatch.setattr(training, 'team', lambda: Team(1, 2))
+    monkeypatch.setattr(Team, 'mean', lambda self, values: values)
+    monkeypatch.setattr(Team, 'gather', lambda self, thing: [thing])
+    assert fit(Toy(), tmp_path / 'other', 3, validate_every=2, log_every=1, progress=True, watch=fail).step == 3
+    assert list((tmp_path / 'other').iterdir()) == []
+
+
+def test_random_numbers_of_layers_differ_between_processes():
+    draws = []
+    for rank in (0, 1, 2):
+        with seeded(3, 4, rank): draws.append(torch.rand(4))
+    with seeded(3, 4): assert torch.equal(draws[0], torch.rand(4))
+    assert len({tuple(d.tolist()) for d in draws}) == 3
+
+
+# rates of their own
+
+def test_groups_of_rates():
+    task = Toy()
+    task.rates = {'net': 1e-2, 'net.4': 1e-3, 'net.1.bias': 5e-2}
+    groups = parameter_groups(task, 1e-2)
+    assert [(g['scale'], len(g['params'])) for g in groups] == [(1.0, 3), (5.0, 1), (0.1, 2)]
+    assert groups[2]['params'][0] is task.net[4].weight and groups[1]['params'][0] is task.net[1].bias
+    plain = parameter_groups(Toy(), 1e-2)
+    assert len(plain) == 1 and plain[0]['scale'] == 1.0 and len(plain[0]['params']) == 6
+    for wrong in ('teacher', 'ne', 'net.9'):
+        task.rates = {wrong: 1e-3}
+        with pytest.raises(FSSKitError, match=f"rates names '{wrong}', but no learned weight belongs to it: learned are net"):
+            parameter_groups(task, 1e-2)
+
+
+def test_each_group_moves_by_its_rate(tmp_path):
+    task = Toy()
+    task.net[3].p, task.rates = 0.0, {'net.4.bias': 0.02}
+    before = {k: v.clone() for k, v in task.net.state_dict().items()}
+    fit(task, tmp_path, 1, lr=0.1, warmup=1, weight_decay=0, progress=False)
+    moved = {k: (v - before[k]).abs().max().item() for k, v in task.net.state_dict().items()}
+    assert moved['4.bias'] == pytest.approx(0.02, rel=1e-3) and moved['4.weight'] == pytest.approx(0.1, rel=1e-3)
+    again = Toy()
+    again.rates = task.rates
+    assert fit(again, tmp_path, 2, resume=tmp_path / 'checkpoint.pt', lr=0.1, progress=False).step == 2
+
+
+def test_somebody_looks_on(tmp_path):
+    seen = []
+    fit(Toy(), tmp_path, 4, log_every=2, validate_every=4, progress=False, watch=lambda out: seen.append((out, len(read_log(out / 'log.csv').get('step', ())))))
+    assert seen == [(tmp_path, 0), (tmp_path, 1), (tmp_path, 2), (tmp_path, 2)]
 
 
 # checkpoints
