@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['LEAST_PIXELS', 'LEAST_SHARE', 'Thing', 'Picture', 'crop_thing', 'whole_mask', 'fit_picture', 'coco_instances',
            'coco_pictures', 'dataset_pictures', 'world_pictures', 'CutoutPool', 'draw_thing', 'gather_cutouts',
-           'read_backdrops', 'Cutout', 'lift', 'Pose', 'lay', 'stack', 'view', 'photo_view', 'paste_scene',
-           'training_picture', 'Clip', 'Way', 'pose_at', 'moving_clip', 'copy_first_iou']
+           'read_backdrops', 'Cutout', 'lift', 'Pose', 'lay', 'stack', 'view', 'photo_view', 'random_pose',
+           'paste_scene', 'training_picture', 'Clip', 'Way', 'pose_at', 'moving_clip', 'copy_first_iou']
 
 # %% ../nbs/45_cutouts.ipynb #9ad56253
 import math
@@ -341,14 +341,14 @@ def photo_view(
         if found.things: break
     return found
 
-# %% ../nbs/45_cutouts.ipynb #8e1153f7
+# %% ../nbs/45_cutouts.ipynb #3352dfe9
 def _ground(pool: CutoutPool, rng: np.random.Generator, size: int, square: bool = False) -> Picture:
     "Something to paste onto: a picture of the pool, or a photo without masks where there are any."
     plain = pool.backdrops and rng.random() < .5
     return view(Picture(pick(rng, pool.backdrops), ()) if plain else pick(rng, pool.pictures), rng, size, square)
 
 
-def _random_pose(cutout: Cutout, rng: np.random.Generator, frame: tuple[int, int], share: tuple[float, float],
+def random_pose(cutout: Cutout, rng: np.random.Generator, frame: tuple[int, int], share: tuple[float, float],
                  near: Optional[tuple[float, float]] = None) -> Pose:
     "A pose in a frame (H, W); `share`: least and largest part that the object covers; `near`: a place to be close to."
     h, w = frame
@@ -367,7 +367,7 @@ def _seen(names: Sequence[str], masks: Sequence[np.ndarray], whole: Sequence[int
     enough = max(LEAST_PIXELS, least * masks[0].size) if len(masks) else 0
     return tuple(t for t, full in things if t and t.area >= max(enough, .4 * full))
 
-# %% ../nbs/45_cutouts.ipynb #ab4607f5
+# %% ../nbs/45_cutouts.ipynb #c7c96cdd
 def paste_scene(
     pool: CutoutPool,
     index: int,  # which collage
@@ -382,7 +382,7 @@ def paste_scene(
     for n in range(1 + int(rng.random() * most)):
         cutout = lift(pool.pictures[(place := draw_thing(pool, rng))[0]], place[1])
         near = layers[-1][1].centre if layers and rng.random() < .4 else None
-        layers.append((cutout, _random_pose(cutout, rng, ground.image.shape[:2], (.01, .25), near)))
+        layers.append((cutout, random_pose(cutout, rng, ground.image.shape[:2], (.01, .25), near)))
     image, labels, covers = stack(ground.image, layers)
     masks = [*(m & (labels == 0) for m in ground.masks()), *(labels == k + 1 for k in range(len(layers)))]
     whole = [*(t.area for t in ground.things), *((c >= .5).sum() for c in covers)]
@@ -434,10 +434,10 @@ def pose_at(
     return replace(way.pose, centre=(float(x), float(y)), scale=way.pose.scale * math.exp(way.growth * t),
                    turn=way.pose.turn + way.spin * t, gains=gains)
 
-# %% ../nbs/45_cutouts.ipynb #475df891
+# %% ../nbs/45_cutouts.ipynb #989fc8bf
 def _way(cutout: Cutout, rng: np.random.Generator, size: int, power: float, share: tuple[float, float]) -> Way:
     "A random way; power 1: through a good part of the frame, 0: none."
-    pose = _random_pose(cutout, rng, (size, size), share)
+    pose = random_pose(cutout, rng, (size, size), share)
     extent = pose.scale * max(cutout.cover.shape)
     ends = [size * (.14 + .72 * rng.random((2, 2))) for _ in range(8)]
     far = [np.linalg.norm(b - a) >= max(1.1 * extent, size / 3) for a, b in ends]
@@ -448,7 +448,7 @@ def _way(cutout: Cutout, rng: np.random.Generator, size: int, power: float, shar
     pose = replace(pose, centre=tuple(start.tolist()))
     return Way(pose, tuple(bend.tolist()), tuple(end.tolist()), power * growth, power * spin, power * dimming)
 
-# %% ../nbs/45_cutouts.ipynb #2920adee
+# %% ../nbs/45_cutouts.ipynb #ee300c58
 def _cast(pool: CutoutPool, rng: np.random.Generator, size: int) -> tuple[list[tuple[Cutout, Way]], bool, bool]:
     "The hero first, then the others; whether there is a twin; whether there is a screen (the last one)."
     place = draw_thing(pool, rng)
@@ -465,7 +465,7 @@ def _cast(pool: CutoutPool, rng: np.random.Generator, size: int) -> tuple[list[t
     if screened:
         extra = lift(pool.pictures[(at := draw_thing(pool, rng))[0]], at[1])
         spot = pose_at(cast[0][1], rng.uniform(.4, .8)).centre
-        pose = replace(_random_pose(extra, rng, (size, size), (.01, .04)), centre=spot)
+        pose = replace(random_pose(extra, rng, (size, size), (.01, .04)), centre=spot)
         cast.append((extra, Way(pose, pose.centre, pose.centre)))
     return cast, any(c.name == hero.name for c, _ in cast[1:]), screened
 

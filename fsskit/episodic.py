@@ -32,10 +32,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-# %% ../nbs/74_episodic.ipynb #9f4a8f00
+# %% ../nbs/74_episodic.ipynb #ca03c456
 from . import __version__
 from .backbones import FeatureCache
-from .cutouts import (_random_pose, coco_instances, CutoutPool, dataset_pictures, draw_thing, fit_picture,
+from .cutouts import (random_pose, coco_instances, CutoutPool, dataset_pictures, draw_thing, fit_picture,
                             LEAST_PIXELS, LEAST_SHARE, lift, Picture, stack, view, world_pictures)
 from .datasets import coco_photo, find_instances, ListedDataset, matching_photos, open_dataset, read_coco, read_lines
 from .episodes import draw, draw_support, EpisodeSampler, FewShotDataset
@@ -259,7 +259,7 @@ def _close_scene(pool: CutoutPool, name: str, place: tuple[int, int], rng: np.ra
     step = pick(rng, (-1, 1))
     return np.ascontiguousarray(image[:, ::step]), np.ascontiguousarray(mask[:, ::step])
 
-# %% ../nbs/74_episodic.ipynb #76ac1925
+# %% ../nbs/74_episodic.ipynb #4d727486
 def _empty_stage(pool: CutoutPool, name: str, rng: np.random.Generator, size: int) -> np.ndarray:
     "A view to paste onto in which no object of the class is known; grey if there is none."
     if pool.backdrops and rng.random() < .5: return view(Picture(pick(rng, pool.backdrops), ()), rng, size).image
@@ -276,7 +276,7 @@ def _paste_scene(pool: CutoutPool, name: str, place: tuple[int, int], rng: np.ra
     others = [draw_thing(pool, rng) for _ in range(pick(rng, (0, 1, 1, 2, 3)))]
     cast = [lift(pool.pictures[i], k) for i, k in places + others]
     asked = pick(rng, ((.004, .05), (.03, .3), (.2, .9))) if copies == 0 else (.004, .12)  # share of the picture
-    layers = [(c, _random_pose(c, rng, ground.shape[:2], asked if c.name == name else (.01, .2))) for c in cast]
+    layers = [(c, random_pose(c, rng, ground.shape[:2], asked if c.name == name else (.01, .2))) for c in cast]
     layers = [layers[k] for k in rng.permutation(len(layers))]
     image, labels, _ = stack(ground, layers)
     shown = [k + 1 for k, (c, _) in enumerate(layers) if c.name == name]
