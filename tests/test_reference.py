@@ -221,3 +221,154 @@ def test_reference_hsnet_cp4d(path, case):
     assert {f'{case}.{name}' for name in values} == {name for name in checked if name.startswith(f'{case}.')}
     for name, value in values.items(): check(info, f'{case}.{name}', value.detach(), t[name])
     with torch.no_grad(): check(info, f'{case}.output', conv(volume), t['output'])
+
+
+@pytest.mark.parametrize('path', files('fssam_ppg'))
+def test_reference_fssam_ppg(path):
+    import torch
+    from fsskit.pseudo_prompts import prototype_prior, pseudo_prompts, resize, soft_masks
+    info, t = read(path)
+    t = {name: torch.from_numpy(value) for name, value in t.items()}
+    query, support, masks, size = t['query_feat'], t['support_feat'], t['support_mask'], t['prior_fg'].shape[-2:]
+    shots = support if support.ndim == 5 else support[:, None]
+    found = pseudo_prompts(query, shots, masks, size[-1])
+    check(info, 'prior_fg', found.foreground[:, None], t['prior_fg'])
+    check(info, 'prior_disc', found.discriminative[:, None], t['prior_disc'])
+    grid = soft_masks(masks, support.shape[-2:])
+    check(info, 'support_mask_grid', grid, t['support_mask_grid'])
+    background = torch.stack([prototype_prior(query, shot, 1 - mask) for shot, mask in zip(shots.unbind(1), grid.unbind(1))])
+    check(info, 'prior_bg', resize(background.mean(0), size)[:, None], t['prior_bg'])
+
+
+@pytest.mark.parametrize('path, steps', cases('fssam_imr', 'n'))
+def test_reference_fssam_imr(path, steps):
+    import torch
+    from fsskit.memory_refinement import refine, support_agreement
+    from fsskit.pseudo_prompts import soft_masks
+    info, t = read(path)
+    t = {name: torch.from_numpy(value) for name, value in t.items()}
+    memories = {name: t[f'mem_{name}'].clone().requires_grad_() for name in ('support', 'fg', 'disc')}
+    support = memories['support'] if memories['support'].ndim == 5 else memories['support'][:, None]
+    found = refine(support, t['support_mask_image'], memories['fg'], memories['disc'], t['prior_fg_image'][:, 0],
+                   t['prior_disc_image'][:, 0], steps, re.search(r'\bv\d\b', info['title'])[0])
+    last = found[-1]
+    (last.memory * t[f'n{steps}.cotangent_mem']).sum().add((last.prior[:, None] * t[f'n{steps}.cotangent_prior']).sum()).backward()
+    agreement = support_agreement(memories['fg'], support, t['support_mask_image'])
+    values = {'a_qs': agreement[:, None], 'prior_disc': found[0].prior[:, None],
+              **{name: soft_masks(t[f'{name}_image'], t[name].shape[-2:]) for name in ('support_mask', 'prior_fg')},
+              f'n{steps}.mem_disc_refined': last.memory, f'n{steps}.prior_disc_refined': last.prior[:, None],
+              **{f'n{steps}.grad.mem_{name}': value.grad for name, value in memories.items()}}
+    assert {name for name in info['tensors'] if name.startswith((f'n{steps}.grad', f'n{steps}.mem', f'n{steps}.prior'))} <= set(values)
+    for name, value in values.items(): check(info, name, value.detach(), t[name])
+
+
+def toy_sam2(build):
+    """A model of the sam2 package: a configuration of it and changes, as a reference file lists them."""
+    from hydra.utils import instantiate
+    from omegaconf import OmegaConf
+    from fsskit.sam2 import sam2
+    config = OmegaConf.load(Path(sam2.__path__[0]) / build['config'])
+    changes = OmegaConf.from_dotlist([line.lstrip('+') for line in build['overrides']])
+    return instantiate(OmegaConf.merge(config, changes).model, _recursive_=True).eval()
+
+
+@pytest.mark.parametrize('fast', [True, False])
+@pytest.mark.parametrize('path, alpha', cases('fssam_scma', 'alpha'))
+def test_reference_fssam_scma(path, alpha, fast):
+    import torch
+    from fsskit.calibrated_attention import attend, Calibration, grid_masks
+    info, t = read(path)
+    t = {name.removeprefix('w.'): torch.from_numpy(value) for name, value in t.items()}
+    attention = getattr(toy_sam2(info['build']), info['build']['module'])
+    prefix = info['build']['module'] + '.'
+    attention.load_state_dict({name[len(prefix):]: value for name, value in t.items() if name.startswith(prefix)}, strict=True)
+    curr, memory = (t[name].clone().requires_grad_() for name in ('curr', 'memory'))
+    out = attend(attention, curr, t['curr_pos'], memory, t['memory_pos'], info['num_obj_ptr_tokens'], t['support_mask_image'],
+                 Calibration(alpha, fast=fast))
+    check(info, f'out_alpha{alpha:g}', out.detach(), t[f'out_alpha{alpha:g}'])
+    check(info, 'support_mask', grid_masks(t['support_mask_image'], t['support_mask'].shape[-2:]), t['support_mask'])
+    if not (norms := info.get(f'grad_norms_alpha{alpha:g}')): return
+    (out * t['cotangent']).sum().backward()
+    for name, value in (('curr', curr), ('memory', memory)): check(info, f'grad.{name}', value.grad, t[f'grad.{name}'])
+    found = {prefix + name: value.grad.double().norm().item() for name, value in attention.named_parameters()}
+    assert set(found) == set(norms)
+    check(info, f'grad_norms_alpha{alpha:g}', [found[name] for name in norms], list(norms.values()))
+
+
+def fssam_full_cases():
+    """One parameter per file and case; a case is the prefix ('' or 'b.') of the tensors that belong together."""
+    found = [(path, name.removesuffix('logits')) for path in sorted(FOLDER.glob('fssam_full_*.json'))
+             for name in json.loads(path.read_text())['tensors'] if re.fullmatch(r'(\w+\.)?logits', name)]
+    return [pytest.param(path, case, id=f'{path.stem}-{case.strip(".") or "plain"}') for path, case in found] or cases('fssam_full')
+
+
+def fssam_model(info, tensors, case):
+    """Our FSSAM on the toy SAM 2 of a reference file; trained as its `trainable` says: all that `grad_norms` names."""
+    import torch
+    from fsskit.fssam import FSSAM
+    from fsskit.similarity import ColourBackbone
+    sam2 = toy_sam2(info['build'])
+    weights = {name.partition('w.')[2]: value for name, value in tensors.items() if name.startswith((f'{case}w.', 'w.'))}
+    sam2.load_state_dict(weights, strict=True)
+    sam2.name, sam2.weights_id = 'toy', 'reference'
+    model = FSSAM(ColourBackbone(), sam2, head=None, iterations=info['num_refine'], alpha=float(info['alpha']),
+                  refinement_version=info['ver_refine'], keep_support_values=not info.get('drop_support', False)).eval()
+    for name in info['grad_norms']: sam2.get_parameter(name).requires_grad_(True)
+    return model
+
+
+@pytest.mark.parametrize('path, case', fssam_full_cases())
+def test_reference_fssam_full(path, case):
+    import torch
+    import torch.nn.functional as F
+    from fsskit.calibrated_attention import grid_masks
+    from fsskit.episodic import episode_losses
+    from fsskit.fssam import as_features, DICE, read_queries, remember
+    from fsskit.memory import encode_memory, memory_tokens
+    from fsskit.pseudo_prompts import PseudoPrompts
+    info, t = read(path)
+    t = {name: torch.from_numpy(value) for name, value in t.items()}
+    get = lambda name: t.get(case + name, t.get(name))
+    model, checked, scores = fssam_model(info, t, case), set(), []
+    sam2, priors = model.sam2, PseudoPrompts(*get('priors').unbind(1))
+
+    def same(name, value):
+        if (wanted := t.get(case + name)) is None: return
+        stated = any(fnmatch.fnmatchcase(case + name, line['match']) for line in info['tolerances'])
+        check(info, case + name if stated else name, value.detach(), wanted)
+        checked.add(case + name)
+
+    hook = sam2.sam_mask_decoder.pred_obj_score_head.register_forward_hook(lambda module, args, out: scores.append(out))
+    query, shot = (model.frozen_features(get(f'{side}_image').float() / 255) for side in ('query', 'support'))
+    masks = get('support_mask')
+    masks = masks if masks.ndim == 4 else masks[:, None]
+    shots = [level.unflatten(0, masks.shape[:2]) for level in shot]
+    support = remember(sam2, shots, masks)
+    answer = read_queries(sam2, query, support, model.settings, priors)
+    logits = F.interpolate(answer.decoded.best[:, None], (sam2.image_size,) * 2, mode='bilinear')[:, 0]
+    label = get('query_label')
+    loss = episode_losses(answer.decoded.best, torch.where(label == 1, 1, 0), DICE)['loss']
+    loss.backward()
+
+    features = as_features(sam2, query[1:])
+    encoded = {side: encode_memory(sam2, features, prior) for side, prior in zip(('fg', 'disc'), priors)}
+    encoded['support'] = support.memories[0]
+    tokens, places, _ = memory_tokens(sam2, [*support.memories, answer.memory])
+    hook.remove()
+    for name, value in zip(('support', 'disc', 'final', 'fg'), scores[masks.shape[1] - 1:]): same(f'mid.score_{name}', value)
+    for side, memory in encoded.items(): same(f'mid.mem_{side}', memory.features), same(f'mid.ptr_{side}', memory.pointer)
+    values = {'mid.query_hr0': query[1], 'mid.query_hr1': query[2], 'mid.query_feat': query[3], 'mid.support_feat': shot[3],
+              'mid.query_pos': features.positions[-1].permute(1, 2, 0).unflatten(2, features.sizes[-1]),
+              'mid.mem_disc_refined': answer.memory.features, 'mid.prior_disc_refined': answer.steps[-1].prior[:, None],
+              'mid.memory_tokens': tokens, 'mid.memory_pos': places, 'mid.fused_feat': answer.fused,
+              'mid.low_res_masks': answer.decoded.masks, 'mid.ious': answer.decoded.ious, 'logits': logits,
+              'dice_loss': loss[None], 'mid.support_mask_grid': grid_masks(masks, features.sizes[-1])}
+    for name, value in values.items(): same(name, value)
+    norms = info['grad_norms'] if not case else info['grad_norms'].get(case.strip('.'), info['grad_norms'])
+    for name, wanted in norms.items():
+        grad = sam2.get_parameter(name).grad
+        check(info, 'grad_norms', 0 if grad is None else grad.double().norm().item(), wanted or 0)
+        if grad is not None: same(f'grad.{name}', grad)
+    computed = ('output', 'gradient', 'intermediate')
+    wanted = {name for name, line in info['tensors'].items() if line['role'] in computed and name.startswith(case)}
+    assert checked == wanted
