@@ -49,7 +49,7 @@ from .similarity import check_support, FewShotModel
 from .training import (card_recipe, fit, learned_modules, limited_threads, load_weights, ModelCard, pick_device,
                              read_checkpoint, read_log, refuse_overwriting, save_weights, team, weight_facts)
 
-# %% ../nbs/74_episodic.ipynb #d8bfb672
+# %% ../nbs/74_episodic.ipynb #68f98d1b
 def enlarge(
     logits: Tensor,  # (B,h,w)
     size: tuple[int, int],  # (H,W), px
@@ -62,6 +62,7 @@ def pixel_losses(
     logits: Tensor,  # (B,h,w)
     target: Tensor,  # (B,H,W) 1 object, 0 background, 255 ignored
     smooth: float = 1.,  # s of the formula, px
+    squares: bool = False,  # squared chances in Dice's denominator
 ) -> tuple[Tensor, Tensor]:  # (B,) cross-entropy, (B,) Dice loss
     "The two losses of each episode; both are 0 for a perfect and sure answer."
     scores, counted = enlarge(logits, target.shape[-2:]), (target != 255).to(logits)
@@ -69,10 +70,11 @@ def pixel_losses(
     each = F.binary_cross_entropy_with_logits(scores, truth, reduction='none')
     bce = (each * counted).sum((1, 2)) / counted.sum((1, 2)).clamp(min=1)
     chance = scores.sigmoid() * counted
-    overlap, sizes = (chance * truth).sum((1, 2)), chance.sum((1, 2)) + truth.sum((1, 2))
+    overlap = (chance * truth).sum((1, 2))
+    sizes = (chance ** 2 if squares else chance).sum((1, 2)) + truth.sum((1, 2))
     return bce, 1 - (2 * overlap + smooth) / (sizes + smooth)
 
-# %% ../nbs/74_episodic.ipynb #ffd72af5
+# %% ../nbs/74_episodic.ipynb #3eb27585
 @dataclass(frozen=True)
 class Losses:
     "How much each loss counts."
@@ -80,6 +82,7 @@ class Losses:
     dice: float = 1.
     smooth: float = 1.  # of Dice, px
     aux: float = .4  # both losses of every further entry of the logits
+    squares: bool = False  # Dice with squared chances in the denominator, as in V-Net
 
 
 def main_logits(
@@ -88,16 +91,16 @@ def main_logits(
     "The logits that decide."
     return answer if isinstance(answer, Tensor) else answer['logits']
 
-# %% ../nbs/74_episodic.ipynb #0b058363
+# %% ../nbs/74_episodic.ipynb #28926c05
 def episode_losses(
     answer: Union[Tensor, Mapping[str, Tensor]],  # logits (B,h,w), or a dict with 'logits' and further ones
     target: Tensor,  # (B,H,W) 1, 0, 255
     losses: Losses = Losses(),
 ) -> dict[str, Tensor]:  # scalars: bce, dice, one for each further entry, and loss, their weighted sum
     "The mean over the episodes of a batch."
-    bce, dice = (each.mean() for each in pixel_losses(main_logits(answer), target, losses.smooth))
+    bce, dice = (each.mean() for each in pixel_losses(main_logits(answer), target, losses.smooth, losses.squares))
     extra = {} if isinstance(answer, Tensor) else {k: v for k, v in answer.items() if k != 'logits'}
-    parts = {k: sum(each.mean() for each in pixel_losses(v, target, losses.smooth)) for k, v in extra.items()}
+    parts = {k: sum(each.mean() for each in pixel_losses(v, target, losses.smooth, losses.squares)) for k, v in extra.items()}
     loss = losses.bce * bce + losses.dice * dice + losses.aux * sum(parts.values())
     return {'bce': bce, 'dice': dice, **parts, 'loss': loss}
 

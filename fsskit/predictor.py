@@ -23,12 +23,13 @@ from torch import Tensor, nn
 from .photos import BLUE, FSSKitError, heatmap, load_pair, load_photo, overlay, resize_photo, show_row, to_tensor
 from .similarity import ColourBackbone, FewShotModel, cosine_map, finite_features, join_layers
 
-# %% ../nbs/35_predictor.ipynb #4fb4e6e9
+# %% ../nbs/35_predictor.ipynb #8a93c374
 MODELS = {
     'prototype': 'fsskit.similarity:PrototypeModel',
     'prior_mask': 'fsskit.similarity:PriorMaskModel',
     'dense_match': 'fsskit.similarity:DenseMatchModel',
     'fs_dino': 'fsskit.fs_dino:FSDINO',
+    'fssam': 'fsskit.fssam:FSSAM',
 }
 
 # %% ../nbs/35_predictor.ipynb #3b38879b
