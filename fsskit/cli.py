@@ -4,14 +4,19 @@
 
 # %% auto #0
 __all__ = ['app', 'STATE', 'Model', 'BackboneName', 'Weights', 'MaskEncoding', 'Label', 'Fold', 'Side', 'Convention', 'Progress',
-           'SupportPhotos', 'Masks', 'Queries', 'Out', 'Data', 'Shots', 'Episodes', 'Seed', 'MinPhotos', 'Json',
-           'MinArea', 'Only', 'ScoreSize', 'Cache', 'EpisodesFile', 'Pattern', 'TrainPhotos', 'Teacher', 'TrainOut',
-           'Init', 'Resume', 'Minutes', 'TrainSeed', 'Steps', 'Exclude', 'World', 'Batch', 'Threads', 'Device',
-           'DataNote', 'TeacherNote', 'TrainData', 'Backdrops', 'CutoutWorld', 'ValidateEvery', 'Patience', 'Pictures',
-           'Lessons', 'FrameSize', 'Films', 'Rate', 'say', 'plain_errors', 'report', 'show_version', 'options',
-           'make_model', 'result_names', 'safe_path', 'write_prediction', 'print_table', 'write_table', 'segment',
-           'feature_cache', 'print_result', 'evaluate', 'write_list', 'compare', 'splits', 'split_photos', 'models',
-           'backbones', 'datasets', 'fetch', 'require', 'train_encoder', 'train_sam', 'train_sam2', 'main']
+           'Head', 'Settings', 'SupportPhotos', 'Masks', 'Queries', 'Out', 'Data', 'Shots', 'Episodes', 'Seed',
+           'MinPhotos', 'Json', 'MinArea', 'Only', 'ScoreSize', 'Cache', 'EpisodesFile', 'AllowSeen', 'Part', 'Pattern',
+           'TrainPhotos', 'Teacher', 'TrainOut', 'Init', 'Resume', 'Minutes', 'TrainSeed', 'Steps', 'Exclude', 'World',
+           'Batch', 'Threads', 'Device', 'DataNote', 'TeacherNote', 'TrainData', 'Backdrops', 'CutoutWorld',
+           'ValidateEvery', 'Patience', 'Pictures', 'Lessons', 'FrameSize', 'Films', 'Rate', 'StudentLayer',
+           'TeacherName', 'TeacherWeights', 'Views', 'ViewsAStep', 'Learner', 'Variant', 'Questions', 'TrainShots',
+           'Collages', 'PeakRate', 'LadderName', 'LadderOut', 'TestData', 'TrainOn', 'Folds', 'Seeds', 'SeveralShots',
+           'RowNames', 'RowSteps', 'RowMinutes', 'TestEpisodes', 'TestLeast', 'TestPhotos', 'say', 'plain_errors',
+           'report', 'show_version', 'options', 'model_settings', 'make_model', 'result_names', 'safe_path',
+           'write_prediction', 'print_table', 'write_table', 'segment', 'read_part', 'feature_cache', 'print_result',
+           'evaluate', 'write_list', 'compare', 'merge', 'splits', 'split_photos', 'models', 'backbones', 'datasets',
+           'fetch', 'require', 'train_encoder', 'train_sam', 'train_sam2', 'distill', 'train', 'learner_of', 'numbers',
+           'ladder', 'benchmark', 'main']
 
 # %% ../nbs/95_cli.ipynb #7f905328
 import functools
@@ -75,7 +80,7 @@ def options(
     "Few-shot segmentation: show one marked photo, segment others."
     STATE['debug'] = debug
 
-# %% ../nbs/95_cli.ipynb #ecac1837
+# %% ../nbs/95_cli.ipynb #d7e10c12
 Model = Annotated[str, typer.Option('--model', help='One of `fsskit models`.')]
 BackboneName = Annotated[str, typer.Option('--backbone', help='One of `fsskit backbones`.')]
 Weights = Annotated[str, typer.Option('--weights', help="'embedded', 'hub', 'random', or a .safetensors file.")]
@@ -85,16 +90,36 @@ Fold = Annotated[Optional[int], typer.Option('--fold', help='0 to 3; without it:
 Side = Annotated[str, typer.Option('--side', help="'test' or 'train'.")]
 Convention = Annotated[str, typer.Option('--convention', help="Training photos with novel classes: 'clean' drops them, 'keep' keeps them.")]
 Progress = Annotated[bool, typer.Option('--progress/--no-progress', help='Bars on standard error.')]
+Head = Annotated[Optional[str], typer.Option('--head', help="Trained part of the model: a file of `fsskit train`, or 'none'; without it: the shipped one.")]
+Settings = Annotated[Optional[list[str]], typer.Option('--option', metavar='NAME=VALUE', help='A setting of the model, such as topk=3. Repeat for more.')]
 
+# %% ../nbs/95_cli.ipynb #374332eb
+def model_settings(
+    pairs: Optional[list[str]],  # 'NAME=VALUE' each
+    **given: Optional[str],  # settings that have options of their own; None: not given; 'none': None
+) -> dict[str, Any]:  # keyword arguments of a model
+    "The settings that `--option` and its companions ask for."
+    import json
+    from fsskit.photos import FSSKitError
+    settings = {name: None if value == 'none' else value for name, value in given.items() if value is not None}
+    for pair in pairs or ():
+        name, equals, value = pair.partition('=')
+        if not equals or not name.isidentifier():
+            raise FSSKitError(f"--option '{pair}' is not understood: write NAME=VALUE, such as topk=3.")
+        try: settings[name] = json.loads(value)
+        except ValueError: settings[name] = value
+    return settings
 
+# %% ../nbs/95_cli.ipynb #4940c686
 def make_model(
     model: str,  # name of the model
     backbone: str,  # name of the backbone
     weights: str,  # 'random' stands for None
+    **settings: Any,  # of the model
 ) -> Any:  # FewShotModel
     "The model that the options ask for."
     from fsskit.predictor import create_model
-    return create_model(model, backbone, None if weights == 'random' else weights)
+    return create_model(model, backbone, None if weights == 'random' else weights, **settings)
 
 # %% ../nbs/95_cli.ipynb #411a9fe6
 def result_names(
@@ -159,7 +184,7 @@ def write_table(
         writer.writeheader()
         writer.writerows(rows)
 
-# %% ../nbs/95_cli.ipynb #4602c99d
+# %% ../nbs/95_cli.ipynb #e8f66110
 SupportPhotos = Annotated[list[Path], typer.Option('--support', help='A photo of the object. Repeat for more shots.')]
 Masks = Annotated[list[Path], typer.Option('--mask', help='Its mask, one for each --support, in the same order.')]
 Queries = Annotated[list[Path], typer.Option('--query', help='A photo to segment. Repeat for more.')]
@@ -170,22 +195,22 @@ Out = Annotated[Path, typer.Option('--out', help='Folder for masks, pictures and
 @plain_errors
 def segment(
     support: SupportPhotos, mask: Masks, query: Queries, out: Out, model: Model = 'dense_match',
-    backbone: BackboneName = 'embedded', weights: Weights = 'embedded', mask_encoding: MaskEncoding = 'auto',
-    label: Label = None, progress: Progress = True,
+    backbone: BackboneName = 'embedded', weights: Weights = 'embedded', head: Head = None, option: Settings = None,
+    mask_encoding: MaskEncoding = 'auto', label: Label = None, progress: Progress = True,
 ) -> None:
     "Segment photos: --support and --mask show the object, --query asks for it."
     from tqdm import tqdm
     from fsskit.predictor import FewShotPredictor
-    predictor = FewShotPredictor(make_model(model, backbone, weights)).set_support(support, mask, mask_encoding, label)
+    predictor = FewShotPredictor(make_model(model, backbone, weights, **model_settings(option, head=head)))
+    predictor.set_support(support, mask, mask_encoding, label)
     out.mkdir(parents=True, exist_ok=True)
-    named = list(zip(query, result_names(query)))
-    rows = [write_prediction(predictor, photo, name, out, [*support, *mask, *query])
-            for photo, name in tqdm(named, unit='photo', disable=not progress or len(query) < 4)]
+    bar = tqdm(list(zip(query, result_names(query))), unit='photo', disable=not progress or len(query) < 4)
+    rows = [write_prediction(predictor, photo, name, out, [*support, *mask, *query]) for photo, name in bar]
     write_table(rows, out / 'results.csv')
     print_table(rows)
     say(f'{len(support)} support in {predictor.support_seconds:.2f} s; masks, pictures and results.csv are in {out}')
 
-# %% ../nbs/95_cli.ipynb #31fd03e4
+# %% ../nbs/95_cli.ipynb #d0a9778f
 Data = Annotated[str, typer.Option('--data', help='One of `fsskit datasets`, such as folder:PATH.')]
 Shots = Annotated[int, typer.Option('--shots', help='Support photos an episode.')]
 Episodes = Annotated[int, typer.Option('--episodes', help='How many.')]
@@ -197,8 +222,20 @@ Only = Annotated[Optional[Path], typer.Option('--only', help='File with the phot
 ScoreSize = Annotated[str, typer.Option('--score-size', help="'original', 'input' or px.")]
 Cache = Annotated[bool, typer.Option('--cache/--no-cache', help='Keep features for the next run.')]
 EpisodesFile = Annotated[Optional[Path], typer.Option('--episodes-file', help='Also write the episode list here.')]
+AllowSeen = Annotated[bool, typer.Option('--allow-seen', help='Measure on classes that the weights were trained on, and mark the result.')]
+Part = Annotated[str, typer.Option('--part', metavar='I/N', help='Only one of N parts, from 0/N on; `fsskit merge` joins them.')]
 
-# %% ../nbs/95_cli.ipynb #22e12af2
+# %% ../nbs/95_cli.ipynb #bf34704e
+def read_part(
+    text: str,  # 'I/N'
+) -> tuple[int, int]:  # (I, N)
+    "Which part of a measurement is asked for."
+    from fsskit.photos import FSSKitError
+    first, slash, last = text.partition('/')
+    if slash and first.isdecimal() and last.isdecimal() and int(first) < int(last): return int(first), int(last)
+    raise FSSKitError(f"--part '{text}' is not understood: of four parts, for example, give 0/4, 1/4, 2/4 and 3/4.")
+
+# %% ../nbs/95_cli.ipynb #daa8462a
 def feature_cache(
     wanted: bool,  # False: nothing is kept
 ) -> Any:  # FeatureCache or None
@@ -217,9 +254,10 @@ def print_result(
         listed = ', '.join(f'{name} ({n})' for name, n in result.skipped_classes.items())
         say(f'left out, too few photos: {listed}')
     if result.missing_classes: say(f'never drawn: {", ".join(result.missing_classes)}')
+    if seen := result.protocol.get('seen_classes'): say(f'MARKED: the weights were trained on {", ".join(seen)}')
     typer.echo(str(result))
 
-# %% ../nbs/95_cli.ipynb #64f994ce
+# %% ../nbs/95_cli.ipynb #2d6fae43
 @app.command()
 @plain_errors
 def evaluate(
@@ -227,17 +265,17 @@ def evaluate(
     min_photos: MinPhotos = None, json: Json = None, backbone: BackboneName = 'embedded', weights: Weights = 'embedded',
     side: Side = 'test', convention: Convention = 'clean', mask_encoding: MaskEncoding = 'auto', min_area: MinArea = None,
     only: Only = None, score_size: ScoreSize = 'original', cache: Cache = True, episodes_file: EpisodesFile = None,
-    progress: Progress = True,
+    head: Head = None, option: Settings = None, allow_seen: AllowSeen = False, part: Part = '0/1', progress: Progress = True,
 ) -> None:
     "Measure a model: mIoU with its 95 % interval, FB-IoU, IoU of each class."
-    from fsskit.datasets import open_dataset
     from fsskit import evaluation
+    from fsskit.datasets import open_dataset
     dataset = open_dataset(data, fold=fold, side=side, convention=convention, min_area=min_area,
                            mask_encoding=mask_encoding, only=only, progress=progress)
     if episodes_file is not None: write_list(dataset, shots, episodes, seed, min_photos, episodes_file)
-    result = evaluation.evaluate(make_model(model, backbone, weights), dataset, shots, episodes, seed, min_photos, progress,
-                                 int(score_size) if score_size.isdigit() else score_size, feature_cache(cache), json)
-    print_result(result)
+    learner, size = make_model(model, backbone, weights, **model_settings(option, head=head)), score_size
+    print_result(evaluation.evaluate(learner, dataset, shots, episodes, seed, min_photos, progress, int(size) if size.isdigit() else size,
+                                     feature_cache(cache), json, allow_seen, read_part(part)))
 
 # %% ../nbs/95_cli.ipynb #daa0b4a6
 def write_list(
@@ -259,6 +297,19 @@ def compare(
     "Compare two results on the same episodes: difference and ratio with 95 % intervals."
     from fsskit import evaluation
     typer.echo(str(evaluation.compare(a, b)))
+
+# %% ../nbs/95_cli.ipynb #c10d2fe3
+@app.command()
+@plain_errors
+def merge(
+    parts: Annotated[list[Path], typer.Argument(help='Result files of all parts of one measurement.')],
+    json: Annotated[Optional[Path], typer.Option('--json', help='File for the whole result.')] = None,
+) -> None:
+    "Join results of `fsskit evaluate --part`: as if it had been measured in one go."
+    from fsskit import evaluation
+    result = evaluation.merge_parts([evaluation.load_result(part) for part in parts])
+    if json is not None: result.to_json(safe_path(json, parts))
+    print_result(result)
 
 # %% ../nbs/95_cli.ipynb #3b1356a2
 @app.command()
@@ -416,6 +467,138 @@ def train_sam2(
     from fsskit import propagation
     typer.echo(str(propagation.train_sam2(data, out, backdrops or (), exclude, smallworld, steps, minutes, resume, init, size, batch,
                                           films, seed, lr, validate_every, patience, threads, device, data_note, progress)))
+
+# %% ../nbs/95_cli.ipynb #b950cfb2
+StudentLayer = Annotated[Optional[int], typer.Option('--layer', help='Layer of the backbone, from 0; without it: its early layer.')]
+TeacherName = Annotated[str, typer.Option('--teacher', help="'sam_tiny', 'sam_vit_b', 'sam_vit_l' or 'sam_vit_h'.")]
+TeacherWeights = Annotated[str, typer.Option('--teacher-weights', help="'shipped', 'hub', or a file.")]
+Views = Annotated[int, typer.Option('--views', help='Views of each photo: the whole, and random parts.')]
+ViewsAStep = Annotated[int, typer.Option('--batch', help='Views in a step.')]
+Learner = Annotated[str, typer.Argument(metavar='MODEL', help="'fs_dino', 'fssam', or another model with a part that learns.")]
+Variant = Annotated[Optional[str], typer.Option('--variant', help="The model's own variants, such as 'matched' or 'compact'.")]
+Questions = Annotated[int, typer.Option('--batch', help='Episodes in a step.')]
+TrainShots = Annotated[int, typer.Option('--shots', help='Support photos an episode.')]
+Collages = Annotated[float, typer.Option('--collages', help='Share of the episodes that are collages of cut-outs, 0 to 1.')]
+PeakRate = Annotated[Optional[float], typer.Option('--lr', help="Peak learning rate; without it: the model's own recipe.")]
+
+# %% ../nbs/95_cli.ipynb #2adceb69
+@app.command()
+@plain_errors
+def distill(
+    photos: TrainPhotos = None, out: TrainOut = None, backbone: BackboneName = 'embedded', weights: Weights = 'embedded',
+    teacher: TeacherName = 'sam_tiny', teacher_weights: TeacherWeights = 'shipped', layer: StudentLayer = None, exclude: Exclude = None,
+    smallworld: World = 4, views: Views = 4, steps: Steps = 3000, minutes: Minutes = math.inf, resume: Resume = None, seed: TrainSeed = 0,
+    batch: ViewsAStep = 16, lr: Rate = 1e-3, validate_every: ValidateEvery = 250, patience: Patience = None, threads: Threads = None,
+    device: Device = 'cpu', data_note: DataNote = '', teacher_note: TeacherNote = '', progress: Progress = True,
+) -> None:
+    "Teach a backbone to speak SAM's language: write an adapter and its model card."
+    require({'--photos': photos, '--out': out}, 'fsskit distill --photos FOLDER --out FOLDER')
+    from fsskit import distillation
+    typer.echo(str(distillation.distil_adapter(
+        photos, out, backbone, None if weights == 'random' else weights, teacher, teacher_weights, layer, exclude, smallworld, views,
+        steps=steps, minutes=minutes, resume=resume, seed=seed, batch=batch, lr=lr, validate_every=validate_every, patience=patience,
+        threads=threads, device=device, data_note=data_note, teacher_note=teacher_note, progress=progress)))
+
+# %% ../nbs/95_cli.ipynb #ea12be01
+@app.command()
+@plain_errors
+def train(
+    model: Learner, data: TrainData = None, out: TrainOut = None, variant: Variant = None, option: Settings = None,
+    backbone: BackboneName = 'embedded', weights: Weights = 'embedded', fold: Fold = None, convention: Convention = 'clean',
+    exclude: Exclude = None, min_area: MinArea = None, smallworld: CutoutWorld = 2, collages: Collages = .5, shots: TrainShots = 1,
+    batch: Questions = 4, steps: Steps = 3000, minutes: Minutes = math.inf, lr: PeakRate = None, validate_every: ValidateEvery = 250,
+    patience: Patience = None, resume: Resume = None, seed: TrainSeed = 0, threads: Threads = None, device: Device = 'cpu',
+    cache: Cache = True, data_note: DataNote = '', progress: Progress = True,
+) -> None:
+    "Train the part of a model that learns on episodes; write its weights and their model card."
+    require({'--data': data, '--out': out}, f'fsskit train {model} --data coco:FOLDER --out FOLDER')
+    from fsskit import episodic
+    plan = episodic.DataPlan(tuple(data), fold, convention, None, exclude and str(exclude), smallworld, collages, min_area=min_area)
+    fit = dict(steps=steps, minutes=minutes, lr=lr, validate_every=validate_every, patience=patience)
+    learner, fit, episodes = learner_of(model, backbone, weights, seed, model_settings(option, variant=variant), fit, shots, batch)
+    use = episodic.Resources(feature_cache(cache), threads=threads, device=device)
+    typer.echo(str(episodic.train_model(out, learner, plan, fit, episodes, use, resume, seed, data_note, progress)))
+
+# %% ../nbs/95_cli.ipynb #bd788ed1
+def learner_of(
+    model: str, backbone: str, weights: str, seed: int,  # as of `train`
+    settings: dict[str, Any],  # of the model
+    fit: dict[str, Any],  # of `FitPlan`; lr=None: the recipe's
+    shots: int, batch: int,  # support photos an episode; episodes a step
+) -> tuple:  # TrainableModel, FitPlan, EpisodePlan
+    "A model to train, and how it is trained."
+    from dataclasses import replace
+    from fsskit.episodic import build_model
+    from fsskit.ladder import recipe_of, untrained_model
+    from fsskit.predictor import find_backbone
+    recipe, encoder = recipe_of(model), find_backbone(backbone, None if weights == 'random' else weights)
+    plan = replace(recipe.fit, **fit | {'lr': fit['lr'] or recipe.fit.lr})
+    learner = build_model(untrained_model(model, encoder, settings, seed))
+    return learner, plan, replace(recipe.episodes, shots=shots, batch=batch)
+
+# %% ../nbs/95_cli.ipynb #26a531ac
+LadderName = Annotated[str, typer.Argument(metavar='NAME', help="'fs_dino' or 'fssam'.")]
+LadderOut = Annotated[Optional[Path], typer.Option('--out', help='Needed: folder for results, trained rows and features.')]
+TestData = Annotated[str, typer.Option('--data', help='Its new classes are asked for, such as smallworld or coco:PATH.')]
+TrainOn = Annotated[Optional[list[str]], typer.Option('--train', metavar='SET', help='Data to train on; without it: the training side of --data. Repeat for more.')]
+Folds = Annotated[str, typer.Option('--folds', metavar='0,1', help='Folds.')]
+Seeds = Annotated[str, typer.Option('--seeds', metavar='0,1', help='Seeds of training and test.')]
+SeveralShots = Annotated[str, typer.Option('--shots', metavar='1,5', help='Support photos an episode.')]
+RowNames = Annotated[str, typer.Option('--rows', metavar='A,B', help='Names of rows; without it: all.')]
+RowSteps = Annotated[int, typer.Option('--steps', help='Of each training.')]
+RowMinutes = Annotated[float, typer.Option('--minutes', help='The most that a training takes.')]
+TestEpisodes = Annotated[int, typer.Option('--episodes', help='Of each test.')]
+TestLeast = Annotated[int, typer.Option('--min-photos', help='Photos that a class of the test must have.')]
+TestPhotos = Annotated[Optional[Path], typer.Option('--only', help='List of photos that the test may use, one a line.')]
+
+# %% ../nbs/95_cli.ipynb #b8650388
+def numbers(
+    text: str,  # such as '0,1'
+    option: str,  # that it belongs to
+) -> list[int]:
+    "Whole numbers, written with commas."
+    from fsskit.photos import FSSKitError
+    if all(part.strip().isdecimal() for part in text.split(',')): return [int(part) for part in text.split(',')]
+    raise FSSKitError(f"{option} '{text}' is not understood: write whole numbers with commas, such as 0,1.")
+
+# %% ../nbs/95_cli.ipynb #43541cf5
+@app.command()
+@plain_errors
+def ladder(
+    name: LadderName, out: LadderOut = None, data: TestData = 'smallworld', train: TrainOn = None, folds: Folds = '0,1', seeds: Seeds = '0,1',
+    shots: SeveralShots = '1,5', rows: RowNames = '', steps: RowSteps = 600, minutes: RowMinutes = 4., batch: Questions = 4,
+    lr: PeakRate = None, episodes: TestEpisodes = 200, min_photos: TestLeast = 6,
+    only: TestPhotos = None, exclude: Exclude = None, smallworld: CutoutWorld = 2, collages: Collages = .5, backbone: BackboneName = 'embedded',
+    weights: Weights = 'embedded', option: Settings = None, threads: Threads = None, progress: Progress = True,
+) -> None:
+    "Train and measure the rows of a paper's ablation; write results, table and picture."
+    require({'--out': out}, f'fsskit ladder {name} --out FOLDER')
+    from fsskit import ladder as ladders
+    from fsskit.episodic import DataPlan
+    learned = DataPlan(tuple(train or ()), exclude=exclude and str(exclude), smallworld=smallworld, collages=collages, keep=True)
+    plan = ladders.LadderPlan(data, learned, steps, minutes, batch, lr, episodes, min_photos, only and str(only), backbone,
+                              None if weights == 'random' else weights, model_settings(option))
+    chosen = [row.strip() for row in rows.split(',') if row.strip()] or None
+    report = ladders.run_ladder(name, out, plan, numbers(folds, '--folds'), numbers(seeds, '--seeds'), numbers(shots, '--shots'), chosen,
+                                threads=threads, progress=progress)
+    typer.echo(ladders.ladder_markdown(report))
+    say(f'results.json, results.md, results.png and results.svg are in {out}')
+
+# %% ../nbs/95_cli.ipynb #fcf36553
+@app.command()
+@plain_errors
+def benchmark(
+    name: Annotated[Optional[str], typer.Argument(help='Which one; without it: all, one after the other.')] = None,
+    threads: Threads = None,
+    repeats: Annotated[int, typer.Option('--repeats', help='Turns of each contestant.')] = 15,
+    out: Annotated[Optional[Path], typer.Option('--out', help='Folder for NAME.json and NAME.md.')] = None,
+    seed: Annotated[int, typer.Option('--seed', help='Of weights and features.')] = 0, progress: Progress = True,
+) -> None:
+    "Time the kit beside plain formulations, after checking that they agree."
+    from fsskit import benchmark as benchmarks
+    for one in [name] if name else benchmarks.BENCHMARKS:
+        rows = benchmarks.run_benchmark(one, threads, repeats, out and out / f'{one}.json', progress, seed)
+        typer.echo(benchmarks.benchmark_table(rows))
 
 # %% ../nbs/95_cli.ipynb #efc77821
 def main() -> None:

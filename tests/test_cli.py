@@ -21,9 +21,9 @@ def run(*words): return CliRunner().invoke(cli.app, [str(w) for w in words])
 MAKE_MODEL = cli.make_model
 
 
-def small_model(model, backbone, weights):
+def small_model(model, backbone, weights, **settings):
     "The models of these tests look at 96 px, to be quick."
-    return create_model(model, backbone, None if weights == 'random' else weights, input_size=96)
+    return create_model(model, backbone, None if weights == 'random' else weights, **{'input_size': 96, **settings})
 
 
 @pytest.fixture(autouse=True)
@@ -155,22 +155,58 @@ def test_evaluate(classes, tmp_path):
 def test_evaluate_defaults(classes, monkeypatch):
     "--model and --data suffice: embedded backbone, shipped weights, 1 shot, 1000 episodes, seed 0."
     seen = {}
-    def fake(model, dataset, shots, episodes, seed, min_photos, progress, score_size, cache, json):
+    def fake(model, dataset, shots, episodes, seed, min_photos, progress, score_size, cache, json, allow_seen, part):
         seen.update(locals())
         raise FSSKitError('stop here')
     monkeypatch.setattr('fsskit.evaluation.evaluate', fake)
-    monkeypatch.setattr('fsskit.predictor.create_model', lambda *words: words)
+    monkeypatch.setattr('fsskit.predictor.create_model', lambda *words, **names: (*words, names))
     monkeypatch.setattr(cli, 'make_model', MAKE_MODEL)
     monkeypatch.setattr(cli, 'feature_cache', lambda wanted: wanted)
     assert run('evaluate', '--model', 'dense_match', '--data', f'folder:{classes}').exit_code == 2
-    assert seen['model'] == ('dense_match', 'embedded', 'embedded') and seen['dataset'].class_ids == [0, 1]
-    assert [seen[k] for k in ('shots', 'episodes', 'seed', 'min_photos', 'score_size', 'cache', 'json')] == \
-        [1, 1000, 0, None, 'original', True, None]
+    assert seen['model'] == ('dense_match', 'embedded', 'embedded', {}) and seen['dataset'].class_ids == [0, 1]
+    assert [seen[k] for k in ('shots', 'episodes', 'seed', 'min_photos', 'score_size', 'cache', 'json', 'allow_seen', 'part')] == \
+        [1, 1000, 0, None, 'original', True, None, False, (0, 1)]
+    run('evaluate', '--model', 'dense_match', '--data', f'folder:{classes}', '--head', 'h', '--option', 'topk=3', '--allow-seen', '--part', '1/4')
+    assert seen['model'][3] == {'head': 'h', 'topk': 3} and seen['allow_seen'] and seen['part'] == (1, 4)
 
 
 def test_random_weights(monkeypatch):
-    monkeypatch.setattr('fsskit.predictor.create_model', lambda *words: words)
-    assert MAKE_MODEL('m', 'b', 'random') == ('m', 'b', None) and MAKE_MODEL('m', 'b', 'x') == ('m', 'b', 'x')
+    monkeypatch.setattr('fsskit.predictor.create_model', lambda *words, **names: (*words, names))
+    assert MAKE_MODEL('m', 'b', 'random') == ('m', 'b', None, {}) and MAKE_MODEL('m', 'b', 'x', k=1) == ('m', 'b', 'x', {'k': 1})
+
+
+def test_settings_of_a_model():
+    assert cli.model_settings(None) == {} and cli.model_settings([], head='none', variant=None) == {'head': None}
+    assert cli.model_settings(['a=1', 'b=x=y', 'c=[1, 2]', 'd=', 'e=true', 'a=2.5', 'f=null'], head='h.safetensors') == \
+        {'head': 'h.safetensors', 'a': 2.5, 'b': 'x=y', 'c': [1, 2], 'd': '', 'e': True, 'f': None}
+    for wrong in ('topk', '=3', 'top-k=3'):
+        with pytest.raises(FSSKitError, match='write NAME=VALUE'): cli.model_settings([wrong])
+
+
+def test_settings_reach_the_model(classes, tmp_path):
+    words = ('evaluate', '--model', 'dense_match', '--data', f'folder:{classes}', '--backbone', 'rgb', '--episodes', 1, '--no-cache', '--no-progress')
+    assert run(*words, '--option', 'topk=2', '--json', tmp_path/'r.json').exit_code == 0
+    assert load_result(tmp_path/'r.json').protocol['topk'] == 2
+    result = run(*words, '--option', 'magic=2')
+    assert result.exit_code == 2 and "has no option 'magic'" in result.stderr
+
+
+def test_parts_are_joined(classes, tmp_path):
+    words = ('evaluate', '--model', 'prototype', '--data', f'folder:{classes}', '--backbone', 'rgb', '--episodes', 7, '--no-cache', '--no-progress')
+    run(*words, '--json', tmp_path/'whole.json')
+    for i in range(3): assert run(*words, '--part', f'{i}/3', '--json', tmp_path/f'{i}.json').exit_code == 0
+    result = run('merge', tmp_path/'2.json', tmp_path/'0.json', tmp_path/'1.json', '--json', tmp_path/'joined.json')
+    whole, joined = load_result(tmp_path/'whole.json'), load_result(tmp_path/'joined.json')
+    assert joined.counts == whole.counts and joined.miou == whole.miou and joined.per_class == whole.per_class
+    assert result.exit_code == 0 and result.stdout.splitlines()[-1] == str(joined)
+    assert run('merge', tmp_path/'0.json', tmp_path/'1.json').exit_code == 2
+    kept = run('merge', tmp_path/'0.json', tmp_path/'1.json', tmp_path/'2.json', '--json', tmp_path/'0.json')
+    assert kept.exit_code == 2 and 'would replace' in kept.stderr and load_result(tmp_path/'0.json').episodes == 3
+
+
+@pytest.mark.parametrize('text', ['1', '2/2', '3/2', 'a/b', '-1/2', '1/'])
+def test_parts_that_do_not_exist(text):
+    with pytest.raises(FSSKitError, match='give 0/4, 1/4, 2/4 and 3/4'): cli.read_part(text)
 
 
 def test_missing_classes_are_said(classes):
@@ -245,7 +281,7 @@ def train_spy(monkeypatch, command, *words):
     from importlib import import_module
     from inspect import signature
     module, name = {'train-encoder': ('embedded', 'train_encoder'), 'train-sam': ('sam', 'train_sam'),
-                    'train-sam2': ('propagation', 'train_sam2')}[command]
+                    'train-sam2': ('propagation', 'train_sam2'), 'distill': ('distillation', 'distil_adapter')}[command]
     module = import_module(f'fsskit.{module}')
     seen, real = {}, signature(getattr(module, name))
     def spy(*args, **kwargs): seen.update(real.bind(*args, **kwargs).arguments); return seen['out']/'weights.safetensors'
@@ -318,12 +354,166 @@ def test_train_encoder_documents_its_options_and_refuses_others():
     assert run('train-encoder', '--hours', 3).exit_code == run('train-encoder', '--photos').exit_code == 2
 
 
+# ---- distill, train
+
+def test_distill_defaults_are_the_librarys(monkeypatch):
+    seen, result, defaults = train_spy(monkeypatch, 'distill', '--photos', 'a', '--photos', 'b', '--out', 'o')
+    assert result.exit_code == 0 and result.stdout == 'o/weights.safetensors\n'
+    assert [str(p) for p in seen.pop('photos')] == ['a', 'b'] and str(seen.pop('out')) == 'o'
+    assert seen == {name: defaults[name] for name in seen}
+    assert defaults.keys() - seen.keys() == {'photos', 'out', 'validation', 'sizes', 'widths', 'norm', 'how', 'cache', 'cache_gb'}
+
+
+def test_distill_options_arrive_under_their_names(monkeypatch):
+    words = ('--photos a --out o --backbone b --weights random --teacher sam_vit_b --teacher-weights hub --layer 2 --exclude e --smallworld 0 --views 3 '
+             '--steps 7 --minutes 2.5 --resume r --seed 3 --batch 5 --lr .01 --validate-every 4 --patience 2 --threads 1 --device auto '
+             '--data-note CC0 --teacher-note Apache --no-progress')
+    seen, result, _ = train_spy(monkeypatch, 'distill', *words.split())
+    assert result.exit_code == 0, result.stderr
+    assert {k: str(seen.pop(k)) for k in ('out', 'exclude', 'resume')} == dict(out='o', exclude='e', resume='r') and seen.pop('photos')
+    assert seen == dict(backbone='b', weights=None, teacher='sam_vit_b', teacher_weights='hub', layer=2, smallworld=0, views=3, steps=7, minutes=2.5,
+                        seed=3, batch=5, lr=.01, validate_every=4, patience=2, threads=1, device='auto', data_note='CC0', teacher_note='Apache',
+                        progress=False)
+
+
+def head_spy(monkeypatch, *words):
+    "What `fsskit train WORDS` passes to `train_model`; the model by its class and options."
+    seen = {}
+    monkeypatch.setattr('fsskit.ladder.create_model', lambda *words, **names: (words, names))
+    monkeypatch.setattr('fsskit.episodic.build_model', lambda model: model)
+    monkeypatch.setattr('fsskit.predictor.find_backbone', lambda *words: words)
+    monkeypatch.setattr(cli, 'feature_cache', lambda wanted: wanted)
+    def spy(*args):
+        names = ('out', 'model', 'data', 'plan', 'episodes', 'use', 'resume', 'seed', 'data_note', 'progress')
+        seen.update(zip(names, args, strict=True))
+        return args[0]/'head.safetensors'
+    monkeypatch.setattr('fsskit.episodic.train_model', spy)
+    return seen, run('train', *words)
+
+
+def test_train_defaults(monkeypatch):
+    from fsskit.episodic import DataPlan, EpisodePlan, FitPlan, Resources
+    seen, result = head_spy(monkeypatch, 'fs_dino', '--data', 'coco:a', '--data', 'smallworld', '--out', 'o')
+    assert result.exit_code == 0 and result.stdout == 'o/head.safetensors\n', result.stderr
+    assert seen['model'] == (('fs_dino', ('embedded', 'embedded')), {'head': None, 'seed': 0})
+    assert (seen['data'], seen['plan'], seen['episodes'], seen['use']) == (DataPlan(('coco:a', 'smallworld')), FitPlan(), EpisodePlan(), Resources(True))
+    assert [seen[k] for k in ('resume', 'seed', 'data_note', 'progress')] == [None, 0, '', True]
+
+
+def test_train_options_arrive(monkeypatch):
+    from fsskit.episodic import DataPlan, EpisodePlan, FitPlan, Resources
+    words = ('fs_dino --data coco:a --out o --variant matched --option topk=3 --backbone b --weights random --fold 2 --convention keep --exclude e --min-area .01 '
+             '--smallworld 0 --collages .25 --shots 5 --batch 8 --steps 7 --minutes 2.5 --lr .01 --validate-every 4 --patience 2 --resume r --seed 3 '
+             '--threads 1 --device auto --no-cache --data-note CC0 --no-progress')
+    seen, result = head_spy(monkeypatch, *words.split())
+    assert result.exit_code == 0, result.stderr
+    assert seen['model'] == (('fs_dino', ('b', None)), {'head': None, 'seed': 3, 'variant': 'matched', 'topk': 3})
+    assert seen['data'] == DataPlan(('coco:a',), 2, 'keep', None, 'e', 0, .25, min_area=.01)
+    assert seen['plan'] == FitPlan(7, 2.5, .01, validate_every=4, patience=2) and seen['episodes'] == EpisodePlan(5, 8)
+    assert seen['use'] == Resources(False, threads=1, device='auto') and (str(seen['resume']), seen['seed']) == ('r', 3)
+    assert (seen['data_note'], seen['progress']) == ('CC0', False)
+
+
+def test_the_recipe_is_the_models(monkeypatch):
+    from fsskit.episodic import FitPlan
+    from fsskit.ladder import recipe_of
+    monkeypatch.setitem(fsskit.predictor.MODELS, 'fssam', 'fsskit.similarity:PrototypeModel')
+    seen, result = head_spy(monkeypatch, 'fssam', '--data', 'coco:a', '--out', 'o', '--steps', 9)
+    assert result.exit_code == 0 and seen['plan'] == FitPlan(9, weight_decay=0., warmup=0, schedule='poly'), result.stderr
+    assert seen['episodes'] == recipe_of('fssam').episodes and seen['episodes'].losses.bce == 0
+
+
+TINY_HEAD = '--backbone rgb --option sam=null --option adapter=random --option input_size=64 --no-cache --no-progress'.split()
+
+
+def test_a_head_is_trained_and_its_classes_are_refused(classes, tmp_path):
+    data = ('--data', f'folder:{classes}')
+    result = run('train', 'fs_dino', *data, '--out', tmp_path/'t', '--variant', 'prototype', *TINY_HEAD, '--steps', 1, '--batch', 1, '--smallworld', 0, '--collages', 0)
+    assert result.exit_code == 0 and result.stdout == f'{tmp_path}/t/head.safetensors\n', result.stderr
+    again = run('train', 'fs_dino', *data, '--out', tmp_path/'t', *TINY_HEAD)
+    assert again.exit_code == 2 and 'already holds a training' in again.stderr
+    ask = ('evaluate', '--model', 'fs_dino', *data, '--backbone', 'rgb', '--head', tmp_path/'t/head.safetensors', '--option', 'input_size=64',
+           '--episodes', 1, '--no-cache', '--no-progress')
+    refused, marked = run(*ask), run(*ask, '--allow-seen', '--json', tmp_path/'r.json')
+    assert refused.exit_code == 2 and 'were trained on' in refused.stderr and refused.stdout == ''
+    assert marked.exit_code == 0 and 'MARKED: the weights were trained on blue, orange' in marked.stderr
+    assert load_result(tmp_path/'r.json').protocol['seen_classes'] == ['blue', 'orange']
+
+
+@pytest.mark.parametrize('words, message', [
+    (['train', 'fs_dino'], 'needs --data and --out: it looks like `fsskit train fs_dino --data coco:FOLDER --out FOLDER`'),
+    (['train', 'dense_match', '--data', 'folder:x', '--out', 'o', '--backbone', 'rgb'], "Model 'dense_match' has no part that learns"),
+    (['train', 'nothing', '--data', 'folder:x', '--out', 'o'], "There is no model 'nothing'"),
+    (['distill', '--out', 'o'], 'needs --photos: it looks like `fsskit distill --photos FOLDER --out FOLDER`'),
+    (['ladder', 'fs_dino'], 'needs --out: it looks like `fsskit ladder fs_dino --out FOLDER`'),
+    (['ladder', 'other', '--out', 'o'], "There is no ladder 'other'"),
+    (['ladder', 'fs_dino', '--out', 'o', '--seeds', '0-4'], "--seeds '0-4' is not understood"),
+    (['ladder', 'fs_dino', '--out', 'o', '--backbone', 'rgb', '--rows', 'dense_match', '--shots', '1,6'], '6 shots and a query'),
+    (['benchmark', 'nothing'], "There is no benchmark 'nothing'")])
+def test_requests_that_cannot_work(tmp_path, monkeypatch, words, message):
+    monkeypatch.chdir(tmp_path)
+    result = run(*words)
+    assert result.exit_code == 2 and message in result.stderr and result.stderr.count('\n') == 1 and result.stdout == ''
+
+
+# ---- ladder, benchmark
+
+def ladder_spy(monkeypatch, *words):
+    seen = {}
+    def spy(*args, **names): seen.update(args=args, **names); return {'a': 'report'}
+    monkeypatch.setattr('fsskit.ladder.run_ladder', spy)
+    monkeypatch.setattr('fsskit.ladder.ladder_markdown', lambda report: f'{report} in words')
+    return seen, run('ladder', *words)
+
+
+def test_ladder_defaults_are_the_librarys(monkeypatch):
+    from fsskit.ladder import LadderPlan
+    seen, result = ladder_spy(monkeypatch, 'fs_dino', '--out', 'o')
+    name, out, plan, folds, seeds, shots, rows = seen.pop('args')
+    assert (name, str(out), plan, folds, seeds, shots, rows) == ('fs_dino', 'o', LadderPlan(), [0, 1], [0, 1], [1, 5], None)
+    assert seen == {'threads': None, 'progress': True} and result.stdout == "{'a': 'report'} in words\n" and 'are in o' in result.stderr
+
+
+def test_ladder_options_arrive(monkeypatch):
+    from fsskit.episodic import DataPlan
+    from fsskit.ladder import LadderPlan
+    words = ('fssam --out o --data coco:a --train coco:b --train smallworld --folds 3 --seeds 1,2 --shots 5 --rows all,sam2 --steps 7 --minutes 2 --batch 3 '
+             '--lr .01 --episodes 9 --min-photos 8 --only h --exclude e --smallworld 0 --collages .25 --backbone b --weights random --option sam2=x --threads 1 --no-progress')
+    seen, result = ladder_spy(monkeypatch, *words.split())
+    assert result.exit_code == 0, result.stderr
+    data = DataPlan(('coco:b', 'smallworld'), exclude='e', smallworld=0, collages=.25, keep=True)
+    plan = LadderPlan('coco:a', data, 7, 2., 3, .01, 9, 8, 'h', 'b', None, {'sam2': 'x'})
+    assert seen['args'][2:] == (plan, [3], [1, 2], [5], ['all', 'sam2']) and (seen['threads'], seen['progress']) == (1, False)
+
+
+def test_a_ladder_of_training_free_rows(tmp_path):
+    words = ['ladder', 'fs_dino', '--out', tmp_path/'l', '--rows', 'prototype_match, dense_match', '--backbone', 'rgb', '--folds', 0, '--seeds', 0, '--shots', 1,
+             '--episodes', 2, '--no-progress']
+    result = run(*words)
+    assert result.exit_code == 0, result.stderr
+    assert sorted(p.name for p in (tmp_path/'l').iterdir()) == ['features', 'plan.json', 'results.json', 'results.md', 'results.png', 'results.svg', 'rows']
+    assert result.stdout.strip() == (tmp_path/'l/results.md').read_text().strip() and 'COCO-20i' in result.stdout
+    assert run(*words, '--steps', 9).exit_code == 2
+
+
+def test_benchmarks(monkeypatch, tmp_path):
+    benchmark = pytest.importorskip('fsskit.benchmark')
+    calls = []
+    monkeypatch.setattr(benchmark, 'run_benchmark', lambda *words: calls.append(words) or words)
+    monkeypatch.setattr(benchmark, 'benchmark_table', lambda rows: f'table of {rows[0]}')
+    result = run('benchmark', 'correlation', '--threads', 1, '--repeats', 3, '--out', tmp_path, '--seed', 4, '--no-progress')
+    assert result.stdout == 'table of correlation\n' and calls == [('correlation', 1, 3, tmp_path/'correlation.json', False, 4)]
+    result = run('benchmark')
+    assert [c[0] for c in calls[1:]] == list(benchmark.BENCHMARKS) and calls[1][1:] == (None, 15, None, True, 0) and result.exit_code == 0
+
+
 # ---- behaviour of the whole
 
 def test_version_and_help():
     assert run('--version').stdout == f'fsskit {fsskit.__version__}\n'
     text = run('--help').stdout
-    for name in 'segment evaluate compare splits models backbones datasets fetch train-encoder train-sam train-sam2'.split(): assert name in text
+    for name in ('segment evaluate compare merge splits models backbones datasets fetch train-encoder train-sam train-sam2 distill train ladder '
+                 'benchmark').split(): assert f'\n  {name} ' in text
     assert run('segment').exit_code == 2 and run('nonsense').exit_code == 2
 
 
