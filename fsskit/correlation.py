@@ -17,14 +17,15 @@ from torch.autograd.function import once_differentiable
 
 from .photos import FSSKitError
 
-# %% ../nbs/60_correlation.ipynb #6cff6b24
+# %% ../nbs/60_correlation.ipynb #c7e3692b
 def unit_vectors(
     features: Tensor,  # (B,C,h,w)
     eps: float = 1e-5,  # added to every length
 ) -> Tensor:  # (B,C,h,w), vectors of length 1 (shorter where a vector is not much longer than eps)
     "Divide the vector at every position by its length + eps."
-    squares = features.square().sum(1, keepdim=True)
-    return features / (squares.clamp(min=torch.finfo(features.dtype).tiny).sqrt() + eps)
+    squares = features.square()
+    lengths = squares.sum(1, keepdim=True).clamp(min=torch.finfo(features.dtype).tiny).sqrt() + eps
+    return torch.div(features, lengths, out=None if torch.is_grad_enabled() else squares)
 
 # %% ../nbs/60_correlation.ipynb #d601993c
 def _check_layers(query: Sequence[Tensor], support: Sequence[Tensor]) -> None:
@@ -129,7 +130,7 @@ class CenterPivotConv4d(nn.Module):
         by_query = _on_images(self.query, kept, '(b hs ws) hq wq', b=b, hs=kept.shape[4], ws=kept.shape[5])
         return torch.add(by_support, by_query, out=None if torch.is_grad_enabled() else by_support)
 
-# %% ../nbs/60_correlation.ipynb #916255e4
+# %% ../nbs/60_correlation.ipynb #d13e6dd3
 def _sums(x: Tensor, y: Tensor) -> Tensor:  # (B,N,C) twice -> (2,B,C) float64
     "Sums over positions of x and of x y, in pieces of about 1 MB."
     rows = max(1, 2 ** 18 // x.shape[2])
@@ -143,19 +144,20 @@ def _group_mean(values: Tensor, groups: int) -> Tensor:  # (B,C) -> (B,C)
     return means.repeat_interleave(values.shape[1] // groups, 1)
 
 
-def _affine(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:  # (B,N,C), (B,C), (B,C) -> (B,N,C)
-    return torch.addcmul(shift.to(x)[:, None], x, scale.to(x)[:, None], out=_fresh(x, *x.shape))
+def _affine(x: Tensor, scale: Tensor, shift: Tensor, inplace: bool = False) -> Tensor:  # (B,N,C), (B,C), (B,C)
+    out = x if inplace else _fresh(x, *x.shape)
+    return torch.addcmul(shift.to(x)[:, None], x, scale.to(x)[:, None], out=out)
 
-# %% ../nbs/60_correlation.ipynb #4146114b
+# %% ../nbs/60_correlation.ipynb #0c1423ca
 class _GroupNorm(torch.autograd.Function):
     "GroupNorm of (B,N,C), channels last (Wu and He 2018, equation 7)."
     @staticmethod
-    def forward(ctx, x: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float) -> Tensor:
+    def forward(ctx, x: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float, inplace: bool) -> Tensor:
         mean, square = (_group_mean(v, groups) for v in _sums(x, x) / x.shape[1])
         rstd = ((square - mean.square()).clamp(min=0) + eps).rsqrt()
         ctx.groups = groups
         ctx.save_for_backward(x, mean, rstd, weight)
-        return _affine(x, weight * rstd, bias - weight * rstd * mean)
+        return _affine(x, weight * rstd, bias - weight * rstd * mean, inplace)
 
     @staticmethod
     @once_differentiable
@@ -166,21 +168,23 @@ class _GroupNorm(torch.autograd.Function):
         lift, tilt = (_group_mean(weight * v, ctx.groups) / x.shape[1] for v in (total, product))
         dx = _affine(x, -rstd * rstd * tilt, rstd * (rstd * tilt * mean - lift))
         dx.addcmul_(gradient, (weight * rstd).to(x)[:, None])
-        return dx, product.sum(0).to(x), total.sum(0).to(x), None, None
+        return dx, product.sum(0).to(x), total.sum(0).to(x), None, None, None
 
-# %% ../nbs/60_correlation.ipynb #41db00c2
+# %% ../nbs/60_correlation.ipynb #74c310a1
 def norm_relu(
     volume: Tensor,  # (B,C,hq,wq,hs,ws), channels last in memory (otherwise it is copied)
     norm: nn.GroupNorm,  # its weights and settings
+    inplace: bool = False,  # the result may take the memory of `volume`; while gradients are recorded it does not
 ) -> Tensor:  # the same shape, channels last
     "ReLU of GroupNorm over all four grid axes."
     b, c, *grids = volume.shape
     x = rearrange(volume, 'b c hq wq hs ws -> b (hq wq hs ws) c')
     x = x.to(torch.promote_types(x.dtype, torch.float32))
-    y = _GroupNorm.apply(x, norm.weight, norm.bias, norm.num_groups, norm.eps).relu_()
+    inplace = inplace and not torch.is_grad_enabled()
+    y = _GroupNorm.apply(x, norm.weight, norm.bias, norm.num_groups, norm.eps, inplace).relu_()
     return y.view(b, *grids, c).permute(0, 5, 1, 2, 3, 4)
 
-# %% ../nbs/60_correlation.ipynb #1fbc17f9
+# %% ../nbs/60_correlation.ipynb #69138f28
 class CP4DBlock(nn.Module):
     "Center-pivot convolution, GroupNorm with 4 groups, ReLU. Light: a depthwise and a pointwise convolution."
     def __init__(self,
@@ -199,7 +203,7 @@ class CP4DBlock(nn.Module):
         self.norm = nn.GroupNorm(4, out_channels)
 
     def forward(self, volume: Tensor) -> Tensor:  # (B,C,hq,wq,hs,ws) -> (B,C',hq,wq,hs',ws')
-        return norm_relu(self.conv(volume), self.norm)
+        return norm_relu(self.conv(volume), self.norm, inplace=True)
 
 # %% ../nbs/60_correlation.ipynb #7fcba146
 def squeeze_block(

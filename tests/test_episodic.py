@@ -143,6 +143,7 @@ def test_gradients_of_the_losses_through_the_enlargement():
     z, t = scores_and_target(2, 8, 6)
     small = z[:, ::2, ::3].clone().requires_grad_()
     assert enlarge(small, (8, 6)).dtype == torch.float64
+    assert enlarge(torch.tensor([[[0., 1.]]]), (1, 4)).tolist() == [[[0, .25, .75, 1]]]  # centres of cells, not corners
     assert torch.autograd.gradcheck(lambda x: pixel_losses(x, t), small)
     assert torch.autograd.gradcheck(lambda x: episode_losses({'logits': x, 'aux': x[:, :2]}, t)['loss'], small)
 
@@ -423,9 +424,11 @@ def test_tasks_that_cannot_be_trained(monkeypatch):
     with pytest.raises(FSSKitError, match="Model 'Nothing' names no learned part"): EpisodicTask(Nothing(), None)
 
 
-def test_validation_is_miou_over_classes():
+@pytest.mark.parametrize('offset', [0, 100])  # 100: all is foreground, the ignored corner too
+def test_validation_is_miou_over_classes(offset):
     task = toy_task()
     task.eval()
+    with torch.no_grad(): task.model.offset.bias += offset
     with torch.no_grad(): scores = task.validate()
     rows, held = [], task.held_out['photos']
     for c, views in zip(held.class_ids, held.episodes):
