@@ -28,6 +28,7 @@ export: env ## notebooks -> fsskit/ and README.md
 
 clean-notebooks: env ## take execution counts and editor metadata out of the notebooks; outputs stay
 	@$(VENV)/nbdev_clean
+	@$(VENV)/python tools/strip_widgets.py
 
 readme: env ## nbs/index.ipynb -> README.md
 	@$(VENV)/python tools/build_readme.py

@@ -36,7 +36,7 @@ setup(
     extras_require={"dev": conf["dev_requirements"].split()},
     packages=["fsskit", "fsskit.weights"],
     package_dir={"fsskit": "fsskit", "fsskit.weights": "weights"},
-    package_data={"fsskit.weights": ["*.safetensors", "*.json", "*.md"]},
+    package_data={"fsskit": ["static/*"], "fsskit.weights": ["*.safetensors", "*.json", "*.md"]},
     include_package_data=False,
     entry_points={"console_scripts": conf["console_scripts"].split()},
     zip_safe=False,

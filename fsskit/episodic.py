@@ -928,7 +928,7 @@ def fit_settings(plan: FitPlan, data: TrainingData) -> dict[str, Any]:
     able = {} if data.held_out else {'validate_every': None, 'patience': None}
     return asdict(plan) | able
 
-# %% ../nbs/74_episodic.ipynb #61cfcf1d
+# %% ../nbs/74_episodic.ipynb #e844901f
 def build_model(
     model: Union[str, TrainableModel],  # a name for `create_model`, or a model
     backbone: Union[str, nn.Module] = 'embedded',
@@ -943,4 +943,4 @@ def build_model(
             model = create_model(model, backbone, weights, **options)
     if isinstance(model, TrainableModel): return model
     name = getattr(model, 'name', type(model).__name__)
-    raise FSSKitError(f"Model '{name}' has no part that learns: train 'fs_dino', or a TrainableModel of your own.")
+    raise FSSKitError(f"Model '{name}' has no part that learns: train 'fs_dino' or 'fssam', or a TrainableModel of your own.")

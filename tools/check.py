@@ -35,8 +35,9 @@ import notebooks as runner  # noqa: E402
 import offline  # noqa: E402
 
 MIN_COVERAGE = 90.0  # per cent: of all lines and branches together, and of the branches alone
+STATIC = "fsskit/static"  # the widgets' scripts: written by hand, package data
 MIN_IOU = 0.4  # of the mask that the installed wheel finds; random weights find none of it
-DEV_ONLY = ["nbdev", "fastcore", "jupyterlab", "nbconvert", "pytest", "hypothesis", "skimage", "jupytext"]
+DEV_ONLY = ["nbdev", "fastcore", "jupyterlab", "nbconvert", "pytest", "hypothesis", "skimage", "jupytext", "playwright"]
 COUNTS = {"passed": 0, "failed": 0, "skipped": 0}
 
 
@@ -120,6 +121,8 @@ def unclean(path: Path) -> list[str]:
     for number, cell in enumerate(nb["cells"]):
         if cell.get("execution_count") is not None:
             found.append(f"cell {number}: execution count")
+        if any("application/vnd.jupyter.widget-view+json" in output.get("data", {}) for output in cell.get("outputs", [])):
+            found.append(f"cell {number}: a live widget without its model (its picture stays)")
         for text in (t for output in cell.get("outputs", []) for t in output_texts(output)):
             paths = sorted(set(MACHINE_PATH.findall(text)))
             found += [f"cell {number}: path of a machine in its output: {path}" for path in paths]
@@ -170,7 +173,7 @@ def differing(root: Path, fresh: Path) -> list[str]:
 
 def gate_export(root: Path) -> str:
     with tempfile.TemporaryDirectory() as tmp:
-        fresh = copy_files(root, Path(tmp), "nbs", "settings.ini", "pyproject.toml", "fsskit/__init__.py")
+        fresh = copy_files(root, Path(tmp), "nbs", "settings.ini", "pyproject.toml", "fsskit/__init__.py", STATIC)
         run(script("nbdev_export"), cwd=fresh, what="nbdev_export fails:")
         wrong = differing(root, fresh)
     text = build_readme.readme(root)
@@ -361,7 +364,7 @@ def package_faults(root: Path, sdist: Path, wheel: Path) -> list[str]:
         source = {name.partition("/")[2] for name in archive.getnames()}
     weights = project_files(root, "weights")
     shipped = {name for name in weights if re.fullmatch(r"weights/[^/]+\.(safetensors|json|md)", name)}
-    wanted = {name for name in project_files(root, "fsskit") if name.endswith(".py")} | {
+    wanted = {name for name in project_files(root, "fsskit") if name.endswith(".py") or name.startswith(STATIC)} | {
         f"fsskit/{name}" for name in shipped
     }
     needed = {"setup.py", "settings.ini", "pyproject.toml", "README.md", "LICENSE", "CHANGELOG.md"} | shipped
