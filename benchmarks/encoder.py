@@ -13,18 +13,22 @@ from pathlib import Path
 from common import write_results
 from fsskit.backbones import FeatureCache
 from fsskit.datasets import open_dataset
-from fsskit.evaluation import compare, evaluate, versions
+from fsskit.evaluation import compare, evaluate, load_result, versions
 from fsskit.fetch import data_dir
 from fsskit.predictor import create_model
 
 
-def measure(model, spec: str, only: str | None, shots: int, args: argparse.Namespace, tag: str):
-    "One evaluation; a finished one with the same settings is read back."
+def open_set(spec: str, only: str | None): return open_dataset(spec, only=only) if only else open_dataset(spec)
+
+
+def measure(model, dataset, shots: int, args: argparse.Namespace, tag: str):
+    "One evaluation; a finished one of the same weights, episodes and seed is read back."
     parts = data_dir() / 'downloads' / 'benchmarks' / 'encoder'
     parts.mkdir(parents=True, exist_ok=True)
-    dataset = open_dataset(spec, only=only) if only else open_dataset(spec)
     print(f'{tag}, {shots} shot(s)', flush=True)
-    return evaluate(model, dataset, shots, args.episodes, args.seed, json=parts / f'{tag}-{shots}.json', cache=FeatureCache())
+    old = load_result(path) if (path := parts / f'{tag}-{shots}.json').exists() else None
+    if old and not old.incomplete and (old.episodes, old.protocol['seed']) == (args.episodes, args.seed): return old
+    return evaluate(model, dataset, shots, args.episodes, args.seed, json=path, cache=FeatureCache())
 
 
 def row_of(name: str, shots: int, ours, teachers) -> dict:
@@ -62,17 +66,23 @@ def main() -> None:
     only = dict(pair.split('=', 1) for pair in args.only)
     models = {'embedded': create_model('dense_match', 'embedded', args.weights),
               'mobilenetv2': create_model('dense_match', 'mobilenetv2_100', args.teacher)}
-    rows = []
+    rows, left_out = [], []
     for name, spec in (pair.split('=', 1) for pair in args.sets):
+        dataset = open_set(spec, only.get(name))
+        most = max(len(dataset.photos(c)) for c in dataset.class_ids)
         for shots in args.shots:
-            results = [measure(m, spec, only.get(name), shots, args, f'{name}-{key}-{m.backbone.weights_id[-8:]}')
+            if most <= shots:
+                left_out.append(f'{name} at {shots} shots is left out: its largest class has {most} photos.')
+                continue
+            results = [measure(m, dataset, shots, args, f'{name}-{key}-{m.backbone.weights_id[-8:]}')
                        for key, m in models.items()]
             rows.append(row_of(name, shots, *results))
     content = {'benchmark': 'embedded encoder against MobileNetV2, dense_match, scored at the original size',
                'weights': {k: m.backbone.weights_id for k, m in models.items()}, 'seed': args.seed, 'versions': versions(),
-               'rows': rows}
-    write_results(args.out, content, table(rows, tuple(args.shots)))
-    print(table(rows, tuple(args.shots)))
+               'rows': rows, 'left_out': left_out}
+    text = table(rows, tuple(args.shots)) + ''.join(f'\n{line}\n' for line in left_out)
+    write_results(args.out, content, text)
+    print(text)
 
 
 if __name__ == '__main__':
