@@ -1,10 +1,16 @@
 """Fixtures that several test files share: real data beside the checkout, and small photos made on the spot."""
 import os
+import signal
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
+
+
+def pytest_configure():
+    "Ctrl-C as in a terminal: a run that a shell put into the background ignores it, and tests press it."
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope='session')
