@@ -10,9 +10,9 @@ __all__ = ['SCENES', 'MIX', 'COLOURS', 'HEAD_USE', 'enlarge', 'pixel_losses', 'L
            'device_of', 'frozen_key', 'frozen_levels', 'encode_view', 'gather_batch', 'HeldOut', 'EpisodicTask',
            'check_task', 'episodic_step', 'episode_counts', 'validate_episodes', 'name_number', 'restrict', 'hold_out',
            'fixed_episodes', 'plot_training', 'LivePlot', 'HeadRecord', 'head_state', 'save_head', 'head_facts',
-           'seen_classes', 'load_head', 'without_photos', 'train_pictures', 'DataPlan', 'TrainingData', 'open_training',
-           'without_folders', 'gather_training', 'head_card', 'check_record', 'export_head', 'FitPlan', 'EpisodePlan',
-           'Resources', 'train_model', 'make_task', 'fit_settings', 'build_model']
+           'seen_classes', 'load_head', 'find_head', 'without_photos', 'train_pictures', 'DataPlan', 'TrainingData',
+           'open_training', 'without_folders', 'gather_training', 'head_card', 'check_record', 'export_head', 'FitPlan',
+           'EpisodePlan', 'Resources', 'train_model', 'make_task', 'fit_settings', 'build_model']
 
 # %% ../nbs/74_episodic.ipynb #84202b7f
 import hashlib
@@ -32,7 +32,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-# %% ../nbs/74_episodic.ipynb #ca03c456
+# %% ../nbs/74_episodic.ipynb #c6577699
 from . import __version__
 from .backbones import FeatureCache
 from .cutouts import (random_pose, coco_instances, CutoutPool, dataset_pictures, draw_thing, fit_picture,
@@ -40,7 +40,7 @@ from .cutouts import (random_pose, coco_instances, CutoutPool, dataset_pictures,
 from .datasets import coco_photo, find_instances, ListedDataset, matching_photos, open_dataset, read_coco, read_lines
 from .episodes import draw, draw_support, EpisodeSampler, FewShotDataset
 from .evaluation import data_family
-from .fetch import atomic_write, sha256_file
+from .fetch import atomic_write, sha256_file, shipped_weights
 from .fieldguide import CLASS_NAMES, generator, N_CLASSES, pick
 from .metrics import confusion, mean_iou
 from .photos import FSSKitError, resize_mask, to_tensor
@@ -676,6 +676,22 @@ def load_head(
         model.get_submodule(name).load_state_dict(part)
     model.seen_classes, model.head_id = seen_classes(path), sha256_file(Path(path).expanduser())[:16]
     return model
+
+# %% ../nbs/74_episodic.ipynb #6082e774
+def find_head(
+    parts: Sequence[Optional[str]],  # of a shipped file's name: model, encoder, ..., variant; None is left out
+    head: Union[str, Path, None],  # 'shipped', a file, or None: untrained
+    untrained: str = 'for an untrained model',  # what head=None is for
+) -> Optional[Path]:
+    "The file of the trained head; FSSKitError when the kit ships none of that name."
+    if head is None: return None
+    if head != 'shipped': return Path(head).expanduser()
+    name = '_'.join(filter(None, parts)) + '.safetensors'
+    try: return shipped_weights(name)
+    except FSSKitError as error:
+        where = str(error).partition('(')[2].partition(')')[0]
+        raise FSSKitError(f"{parts[0]} has no trained head '{name}' ({where}): pass head=PATH of one that you trained "
+                          f'(fsskit train {parts[0]}), or head=None {untrained}.') from None
 
 # %% ../nbs/74_episodic.ipynb #de92c227
 def without_photos(

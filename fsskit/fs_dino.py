@@ -6,9 +6,9 @@
 __all__ = ['SIMPLE', 'VARIANTS', 'PAPER_MIOU', 'CHOICES', 'OUTPUT_PARTS', 'DECODER_PARTS', 'Settings', 'check_choice',
            'sized_for', 'choose_settings', 'MatchResidual', 'match_scores', 'correlate', 'similarity_maps',
            'make_image', 'make_decoder', 'answer_episodes', 'frozen_levels', 'vote', 'vote_queries', 'AnsweringModel',
-           'FSDINO', 'find_head', 'settings_of', 'Plan', 'plan_model', 'build_model', 'mark_learned']
+           'FSDINO', 'settings_of', 'Plan', 'plan_model', 'build_model', 'mark_learned']
 
-# %% ../nbs/75_fs_dino.ipynb #68869b27
+# %% ../nbs/75_fs_dino.ipynb #23ffc77d
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -23,9 +23,8 @@ from torch import nn, Tensor
 from .correlation import correlation, CorrelationNet, mask_correlation
 from .distillation import (adapter_widths, BottleneckAdapter, early_layer, final_size, load_adapter, state_id,
                                  to_grid)
-from .episodic import (answer_queries, EncodedSupport, enlarge, EpisodeBatch, head_facts, load_head, main_logits,
-                             TrainableModel)
-from .fetch import shipped_weights
+from .episodic import (answer_queries, EncodedSupport, enlarge, EpisodeBatch, find_head, head_facts, load_head,
+                             main_logits, TrainableModel)
 from .mask_decoder import new_decoder, PairedDecoder, sam_decoder
 from .photos import FSSKitError
 from .sam import load_sam
@@ -293,22 +292,6 @@ class FSDINO(AnsweringModel):
         super().__init__(backbone, plan.settings.input_size, plan.layers)
         build_model(self, plan, adapter_weights, sam, sam_weights, seed)
 
-# %% ../nbs/75_fs_dino.ipynb #e682a25e
-def find_head(
-    backbone: nn.Module,
-    variant: Optional[str],  # None: the kit's default head for this encoder
-    head: Union[str, Path, None],  # 'shipped', a file, or None: untrained
-) -> Optional[Path]:
-    "The file of the trained head."
-    if head is None: return None
-    if head != 'shipped': return Path(head).expanduser()
-    name = '_'.join(filter(None, ['fs_dino', backbone.name, variant])) + '.safetensors'
-    try: return shipped_weights(name)
-    except FSSKitError as error:
-        where = str(error).partition('(')[2].partition(')')[0]
-        raise FSSKitError(f"fs_dino has no trained head '{name}' ({where}): pass head=PATH of one that you trained "
-                          '(fsskit train fs_dino), or head=None for an untrained model.') from None
-
 # %% ../nbs/75_fs_dino.ipynb #af1a6ec2
 def settings_of(
     path: Path,  # of a trained head
@@ -327,7 +310,7 @@ def settings_of(
                               'out, take what the file was trained with, or train another head.')
     return kept['variant'], Settings(**own)
 
-# %% ../nbs/75_fs_dino.ipynb #cb8fb9e1
+# %% ../nbs/75_fs_dino.ipynb #b14746a2
 class Plan(NamedTuple):
     "What is to be built."
     variant: str
@@ -341,7 +324,7 @@ def plan_model(backbone: nn.Module, variant: Optional[str], head: Union[str, Pat
                given: Mapping[str, Any]) -> Plan:
     "From the options of `FSDINO` to a plan."
     check_choice('shots', shots)
-    if file := find_head(backbone, variant, head): variant, settings = settings_of(file, backbone, variant, given)
+    if file := find_head(['fs_dino', backbone.name, variant], head): variant, settings = settings_of(file, backbone, variant, given)
     else: settings = choose_settings(backbone, variant, given)
     wanted = {settings.early, backbone.layers[-1], *(settings.layers if settings.correlation else ()),
               *(backbone.default_layers if settings.match else ())}

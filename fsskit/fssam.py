@@ -6,9 +6,9 @@
 __all__ = ['SWITCHES', 'VARIANTS', 'PAPER_MIOU', 'PAPER_UNTRAINED', 'PAPER_ITERATIONS', 'FILES', 'SAM2_LEVELS', 'LEARNED', 'DICE',
            'Settings', 'switches_of', 'variant_of', 'choose_settings', 'sam2_name', 'find_sam2', 'sam2_levels',
            'plain_attention', 'PairedEncoder', 'as_features', 'SupportSet', 'remember', 'place_memory', 'query_memory',
-           'Answer', 'read_queries', 'AnsweringModel', 'find_head', 'settings_for', 'build_model', 'FSSAM']
+           'Answer', 'read_queries', 'AnsweringModel', 'settings_for', 'build_model', 'FSSAM']
 
-# %% ../nbs/86_fssam.ipynb #d71a7d97
+# %% ../nbs/86_fssam.ipynb #88a80810
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields, replace
@@ -20,8 +20,7 @@ import torch
 from torch import nn, Tensor
 
 from .calibrated_attention import calibrated_attention, Calibration
-from .episodic import encode_shots, EpisodeBatch, head_facts, load_head, Losses, TrainableModel
-from .fetch import shipped_weights
+from .episodic import encode_shots, EpisodeBatch, find_head, head_facts, load_head, Losses, TrainableModel
 from .memory import decode, Decoded, encode_memory, Features, image_features, Memory, recall, square_masks
 from .memory_refinement import refine, Refined
 from .photos import FSSKitError
@@ -286,23 +285,6 @@ class AnsweringModel(TrainableModel):
     def segment(self, query: Tensor, state: SupportSet) -> Tensor: return self.look(query, state).decoded.best
     def describe(self) -> dict: return {**super().describe(), **self.parts, **asdict(self.settings)}
 
-# %% ../nbs/86_fssam.ipynb #4d3ddbd9
-def find_head(
-    backbone: nn.Module,
-    sam2: str,  # name
-    variant: Optional[str],  # None: the kit's default head for these two
-    head: Union[str, Path, None],  # 'shipped', a file, or None: training-free
-) -> Optional[Path]:
-    "The file of the trained head."
-    if head is None: return None
-    if head != 'shipped': return Path(head).expanduser()
-    name = '_'.join(filter(None, ['fssam', backbone.name, sam2, variant])) + '.safetensors'
-    try: return shipped_weights(name)
-    except FSSKitError as error:
-        where = str(error).partition('(')[2].partition(')')[0]
-        raise FSSKitError(f"fssam has no trained head '{name}' ({where}): pass head=PATH of one that you trained "
-                          '(fsskit train fssam), or head=None to use SAM 2 as it is.') from None
-
 # %% ../nbs/86_fssam.ipynb #381c5eb8
 def settings_for(
     backbone: nn.Module,
@@ -333,7 +315,7 @@ def build_model(
     for name in LEARNED: model.get_submodule(name).requires_grad_(True)
     if file: load_head(model, file)
 
-# %% ../nbs/86_fssam.ipynb #cac46e3b
+# %% ../nbs/86_fssam.ipynb #6b3515e3
 class FSSAM(AnsweringModel):
     "FSSAM: memories of the supports and of the query itself, memory attention, SAM 2's decoder; options as `Settings`."
     def __init__(self,
@@ -351,7 +333,7 @@ class FSSAM(AnsweringModel):
                  seed: int = 0):  # of random weights of SAM 2
         values = locals()
         given = {f.name: values[f.name] for f in fields(Settings) if values[f.name] is not None}
-        file = find_head(backbone, sam2_name(sam2), variant, head)
+        file = find_head(['fssam', backbone.name, sam2_name(sam2), variant], head, 'to use SAM 2 as it is')
         trained = head_facts(file)['settings'] if file else {}
         sam2 = find_sam2(sam2, sam2_weights, given.get('input_size', trained.get('input_size')), seed)
         settings = settings_for(backbone, sam2, variant, given, trained)
