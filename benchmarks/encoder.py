@@ -10,7 +10,7 @@ ratio embedded / teacher with its 95 % interval, per set and shots. Finished eva
 import argparse
 from pathlib import Path
 
-from common import write_results
+from common import CARDS, fill_card, write_results
 from fsskit.backbones import FeatureCache
 from fsskit.datasets import open_dataset
 from fsskit.evaluation import compare, evaluate, load_result, versions
@@ -82,6 +82,7 @@ def main() -> None:
                'rows': rows, 'left_out': left_out}
     text = table(rows, tuple(args.shots)) + ''.join(f'\n{line}\n' for line in left_out)
     write_results(args.out, content, text)
+    if args.weights == 'embedded': fill_card(CARDS / 'embedded_vit.md', text, 'python benchmarks/encoder.py')
     print(text)
 
 

@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from skimage.segmentation import flood
 
-from common import write_results
+from common import CARDS, fill_card, write_results
 from fsskit.cutouts import coco_instances, crop_thing, fit_picture, LEAST_SHARE, Picture, world_pictures
 from fsskit.datasets import find_instances, matching_photos, open_dataset, read_coco, read_lines
 from fsskit.evaluation import versions
@@ -200,6 +200,7 @@ def main() -> None:
                if file else 'random', 'tolerance': tolerance, 'ms_encode': encode, 'ms_prompt': ask,
                'threads': torch.get_num_threads(), 'versions': versions(), 'sets': results}
     write_results(args.out, content, table(content))
+    if args.weights == 'shipped': fill_card(CARDS / 'sam_tiny.md', table(content), 'python benchmarks/sam.py')
     print(table(content))
 
 

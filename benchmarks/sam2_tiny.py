@@ -26,7 +26,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from common import write_results
+from common import CARDS, fill_card, write_results
 from fsskit.cutouts import coco_pictures, CutoutPool, moving_clip
 from fsskit.datasets import find_instances, matching_photos, read_coco, read_lines
 from fsskit.evaluation import versions
@@ -272,6 +272,7 @@ def main() -> None:
     result = old if args.official_only else measure(args)
     result['official'] = official_rows() if args.official or args.official_only else old.get('official')
     write_results(args.out, result, table(result))
+    if args.weights == 'shipped': fill_card(CARDS / 'sam2_tiny.md', table(result), 'python benchmarks/sam2_tiny.py')
     print(table(result))
 
 

@@ -393,7 +393,7 @@ def classes_seen(plan: LessonPlan) -> str:
     real = ', '.join(real_categories(plan.pool)) if plan.pool else ''
     return f'SmallWorld: {", ".join(CLASS_NAMES[N_CLASSES:])}.' + (f' Real: {real}.' if real else '')
 
-# %% ../nbs/58_propagation.ipynb #5a81d12b
+# %% ../nbs/58_propagation.ipynb #1578c89c
 def sam2_card(weights: Path, task: Sam2Task, start: str, data_note: str) -> ModelCard:
     "What the weights are, what they saw, how they were made."
     plan, facts = task.plan, (task.plan.pool.facts if task.plan.pool else {})
@@ -411,7 +411,7 @@ def sam2_card(weights: Path, task: Sam2Task, start: str, data_note: str) -> Mode
                      {'Data': data, 'Classes seen': classes_seen(plan),
                       'Recipe': card_recipe(best_checkpoint(weights.parent), start, notes),
                       'Intended use and limits': SAM2_USE,
-                      'Measured quality': 'See `benchmarks/results/sam2.md`, made by `python benchmarks/sam2_tiny.py`.'})
+                      'Measured quality': 'Not measured yet: `python benchmarks/sam2_tiny.py` fills this in.'})
 
 # %% ../nbs/58_propagation.ipynb #67a9df40
 def export_sam2(out: str | Path, task: Sam2Task, start: str = 'random weights', data_note: str = '') -> Path:

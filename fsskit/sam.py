@@ -300,7 +300,7 @@ def coarse_mask(
     rough = blurred + np.asarray(bumps) * (blurred > .02) > rng.uniform(.25, .6)
     return rough.astype(np.float32) if rough.any() else (mask > .3).astype(np.float32)
 
-# %% ../nbs/50_sam.ipynb #81554270
+# %% ../nbs/50_sam.ipynb #a8ae01e8
 KINDS = ('box', 'box', 'box', 'point', 'point', 'point', 'points', 'mask')  # one is drawn for each image
 
 
@@ -311,7 +311,9 @@ def draw_prompt(
     rng: np.random.Generator,
 ) -> Prompt:
     "Prompts as a user would give them."
-    if kind == 'box': return Prompt(boxes=torch.from_numpy(np.stack([jittered_box(m, rng) for m in masks])))
+    if kind == 'box':
+        boxes = [jittered_box(m, rng, .1 * rng.random()) for m in masks]  # from exact to hasty
+        return Prompt(boxes=torch.from_numpy(np.stack(boxes)))
     if kind == 'mask':
         rough = np.stack([coarse_mask(t, rng) for t in targets])
         return Prompt(logits=torch.from_numpy((2 * rough - 1) * ROUGH)[:, None])
@@ -656,7 +658,7 @@ def export_sam(
     with atomic_write(weights.with_suffix('.md'), 'w') as file: file.write(card.markdown())
     return weights
 
-# %% ../nbs/50_sam.ipynb #a0702d88
+# %% ../nbs/50_sam.ipynb #81ec035a
 SAM_USE = '''For teaching, for tests and demonstrations without downloads, and as a quick segmenter: it outlines what a
 click, a box or a rough mask points at, without knowing what it is. It saw little; expect rough outlines, and trouble
 with thin parts, transparent things and objects below half a percent of the photo. Not for measurements, medicine or
@@ -684,7 +686,7 @@ def sam_card(weights: Path, checkpoint: Union[str, Path], pool: CutoutPool, para
                      weight_facts(weights, parameters),
                      {'Data': f'{seen}\n\n{len(pool):,} outlined objects. Real categories and their objects: {words}.',
                       'Recipe': card_recipe(checkpoint, start), 'Intended use and limits': SAM_USE,
-                      'Measured quality': 'See `benchmarks/results/sam.md`, made by `python benchmarks/sam.py`.'})
+                      'Measured quality': 'Not measured yet: `python benchmarks/sam.py` fills this in.'})
 
 # %% ../nbs/50_sam.ipynb #8d3c86ca
 def train_sam(

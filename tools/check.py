@@ -303,29 +303,28 @@ def coverage_faults(report: dict) -> list[str]:
     ]
 
 
+def pytest_command(junit: Path, *options: str) -> list:
+    """pytest with branch coverage that adds to the data file of this gate."""
+    fixed = ["-q", "-p", "no:cacheprovider", "--durations=10", "--cov", f"--junitxml={junit}"]
+    return blocked(sys.executable, "-m", "pytest", *fixed, *options, "tests")
+
+
 def gate_pytest(root: Path) -> str:
+    """Most tests in one process a core, then by themselves those marked `alone`, which measure time."""
     print(f"network blocked by {offline.NAMES[offline.mode()]}", flush=True)
     with tempfile.TemporaryDirectory() as tmp:
-        junit, cover = Path(tmp) / "junit.xml", Path(tmp) / "coverage.json"
-        command = [
-            sys.executable,
-            "-m",
-            "pytest",
-            "-q",
-            "-p",
-            "no:cacheprovider",
-            "--durations=10",
-            "--cov",
-            "--cov-report=term:skip-covered",
-            f"--cov-report=json:{cover}",
-            f"--junitxml={junit}",
-            "tests",
-        ]
+        cover, junits = Path(tmp) / "coverage.json", [Path(tmp) / "many.xml", Path(tmp) / "alone.xml"]
         env = {"MPLBACKEND": "Agg", "COVERAGE_FILE": str(Path(tmp) / "coverage"), "TMPDIR": tmp}
+        cores = ["-n", str(min(4, os.cpu_count() or 1)), "--dist", "loadfile", "-m", "not alone", "--cov-report="]
+        report = ["-m", "alone", "--cov-append", "--cov-report=term:skip-covered", f"--cov-report=json:{cover}"]
+        what = "tests failed, see above"
         try:
-            run(*blocked(*command), cwd=root, show=True, what="tests failed, see above", **env)
+            many = pytest_command(junits[0], *cores)
+            run(*many, cwd=root, show=True, what=what, **env, OMP_NUM_THREADS="1")
+            run(*pytest_command(junits[1], *report), cwd=root, show=True, what=what, **env)
         finally:
-            count_tests(junit)
+            for junit in junits:
+                count_tests(junit)
         faults = coverage_faults(json.loads(cover.read_text()))
     if faults:
         raise Failed(
