@@ -4,7 +4,7 @@ VENV   := .venv/bin
 ARGS   ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help env demo test lab export clean-notebooks readme mutants train hooks
+.PHONY: help env demo test lab export clean-notebooks readme mutants release grade selftest style site train hooks
 
 help: ## list the commands
 	@echo "make TARGET [PYTHON=python3.11] [ARGS='...']"
@@ -35,6 +35,21 @@ readme: env ## nbs/index.ipynb -> README.md
 
 mutants: env ## wrong versions of the code, which tests must notice (minutes); ARGS='correlation --jobs 2', ARGS=--list
 	@$(VENV)/python tools/mutants.py $(ARGS)
+
+release: env ## problem sets for students, without solutions, into assignments/release/; ARGS='--set ps1 --out DIR'
+	@$(VENV)/python assignments/course.py release $(ARGS)
+
+grade: env ## mark a folder of submissions: ARGS='ps1 FOLDER --out DIR --secret FILE'
+	@$(VENV)/python assignments/course.py grade $(ARGS)
+
+selftest: env ## prove the grader: right, wrong, empty and hostile submissions, exact marks (minutes); ARGS='--set ps1 --quick'
+	@$(VENV)/python assignments/course.py selftest $(ARGS)
+
+style: env ## how long, how wordy, how illustrated each notebook is: benchmarks/results/style.md; ARGS=--strict
+	@$(VENV)/python tools/style_table.py $(ARGS)
+
+site: env ## the documentation site, offline, into _docs/; ARGS=--live makes the live pages first
+	@$(VENV)/python tools/build_site.py $(ARGS)
 
 # Training: every weight file of weights/ from nothing, in the order in which they need each other. Hours on a CPU. Interrupt it
 # and say `make train` again with the same words: finished parts are kept, the others go on at their last checkpoint.

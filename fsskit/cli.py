@@ -16,7 +16,7 @@ __all__ = ['app', 'STATE', 'Model', 'BackboneName', 'Weights', 'MaskEncoding', '
            'write_prediction', 'print_table', 'write_table', 'segment', 'read_part', 'feature_cache', 'print_result',
            'evaluate', 'write_list', 'compare', 'merge', 'splits', 'split_photos', 'models', 'backbones', 'datasets',
            'fetch', 'require', 'train_encoder', 'train_sam', 'train_sam2', 'distill', 'train', 'learner_of', 'numbers',
-           'ladder', 'benchmark', 'main']
+           'ladder', 'benchmark', 'studio', 'check', 'main']
 
 # %% ../nbs/98_cli.ipynb #7f905328
 import functools
@@ -599,6 +599,33 @@ def benchmark(
     for one in [name] if name else benchmarks.BENCHMARKS:
         rows = benchmarks.run_benchmark(one, threads, repeats, out and out / f'{one}.json', progress, seed)
         typer.echo(benchmarks.benchmark_table(rows))
+
+# %% ../nbs/98_cli.ipynb #321b3534
+@app.command()
+@plain_errors
+def studio(
+    photos: Annotated[Optional[list[Path]], typer.Argument(help='Photos to begin with.')] = None,
+    port: Annotated[Optional[int], typer.Option('--port', help='Of the local server; without it: a free one.')] = None,
+    browser: Annotated[bool, typer.Option(help='Open a browser; without it: print the address.')] = True,
+    out: Annotated[Path, typer.Option('--out', help='Folder for what is saved.')] = Path('fsskit_results'),
+) -> None:
+    "Choose photos, paint a mask, pick a model and see what it finds, in a browser."
+    from fsskit.studio import open_studio
+    open_studio(photos or (), port, browser, out)
+
+# %% ../nbs/98_cli.ipynb #106a4229
+@app.command()
+@plain_errors
+def check(
+    notebook: Annotated[Path, typer.Argument(help='A problem set, solved or not.')],
+    seconds: Annotated[float, typer.Option('--seconds', help='For each exercise.')] = 60,
+    progress: Progress = True,
+) -> None:
+    "Run the public tests of a problem set of the course."
+    from fsskit.coursework import check_notebook
+    report = check_notebook(notebook, seconds, progress=progress)
+    typer.echo(str(report))
+    if not report.passed: raise typer.Exit(1)
 
 # %% ../nbs/98_cli.ipynb #efc77821
 def main() -> None:

@@ -17,8 +17,11 @@ from pathlib import Path
 import nbformat
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
+from fsskit.attention_explorer import AttentionView, encoder_view, Looks, Target
+from fsskit.correlation_explorer import correlation_view, CorrelationView, make_table, signed_colours
 from fsskit.mask_painter import from_runs, MaskPainter, stroke_mask
 from fsskit.similarity_explorer import cell_of, plane_range, similarity_view
 from fsskit.smallworld import scene
@@ -316,16 +319,22 @@ def lab(browser, tmp_path_factory):
         log.close()
 
 
+def run_all(browser, address: str, widgets: int):
+    """A page with a notebook that has run to its end and shows so many widgets."""
+    page = browser.new_page(viewport={'width': 1400, 'height': 2000})
+    page.goto(address)
+    page.wait_for_function(IDLE, timeout=120_000)
+    page.evaluate("() => { window.jupyterapp.commands.execute('notebook:run-all-cells'); }")
+    page.locator('.fsskit output').nth(widgets - 1).wait_for(timeout=120_000)
+    page.wait_for_function(IDLE, timeout=120_000)
+    page.wait_for_timeout(500)
+    return page
+
+
 @pytest.fixture(scope='module')
 def notebook(browser, lab):
     """The notebook, open and run to its end."""
-    page = browser.new_page(viewport={'width': 1400, 'height': 2000})
-    page.goto(lab)
-    page.wait_for_function(IDLE, timeout=120_000)
-    page.evaluate("() => { window.jupyterapp.commands.execute('notebook:run-all-cells'); }")
-    page.locator('.fsskit output').nth(1).wait_for(timeout=120_000)
-    page.wait_for_function(IDLE, timeout=120_000)
-    page.wait_for_timeout(500)
+    page = run_all(browser, lab, 2)
     yield page
     if folder := os.environ.get('FSSKIT_SCREENSHOTS'):  # to look at
         page.screenshot(path=Path(folder) / 'lab.png')
@@ -421,3 +430,156 @@ def test_lab_painter_asks_the_segmenter_and_python_paints_too(notebook):
     kernel_says(notebook, '[setattr(painter, "mask", np.ones((320, 320), np.uint8))] and 0')
     notebook.wait_for_timeout(500)
     assert_text(widget.locator('output'), 'object: 102400 px, 100.0 %')
+
+
+# ---- the correlation and the attention explorer: a page from the disk, and a second notebook in JupyterLab
+
+MORE = ['''import torch
+from fsskit.attention_explorer import AttentionExplorer
+from fsskit.correlation_explorer import CorrelationExplorer
+from fsskit.smallworld import scene
+support, query = (scene(5, number, 320, 0) for number in (0, 1))''',
+        '''pairs = CorrelationExplorer(support.image, query.image, support.mask(5), backbone='rgb', size=160, after=torch.nn.Identity())
+pairs.opacity = 0.8
+pairs''',
+        '''looks = AttentionExplorer.encoder(query.image, layers=[4, 5])
+looks.opacity = 0.8
+looks''']
+
+
+@pytest.fixture(scope='module')
+def pairs():
+    support, query = (scene(5, number, 320, 0) for number in (0, 1))
+    return correlation_view(support.image, query.image, support.mask(5), backbone='rgb', size=160, after=torch.nn.Identity())
+
+
+def colours_of(values, low, high, table) -> np.ndarray:
+    return table[np.clip(np.rint((values - low) / (high - low) * 255), 0, 255).astype(int)].astype(float)
+
+
+def assert_mixed(canvas, photo, values, low, high, table):
+    """The canvas and the screen show a map over a photo of a payload."""
+    wanted = (1 - OPACITY) * centres(decoded(photo)) + OPACITY * colours_of(values, low, high, table)
+
+    def check():
+        for pixels in (canvas_pixels(canvas), seen_pixels(canvas)):
+            assert np.abs(centres(pixels) - wanted).mean() < 4, 'the picture is not the map of this point'
+    eventually(canvas.page, check)
+
+
+def assert_pairs(view, panels, **state):
+    """Query, support and table show what Python says for a state."""
+    shown, photos = view.shown(**state), view.payload()['photos']
+    table = signed_colours() if shown.signed else view.colours
+    for panel, photo, values in zip(panels, photos, (shown.column, shown.row)):
+        assert_mixed(panel, photo, values, *shown.span, table)
+    assert shown.pairs.shape == (400, 400)  # a pixel for a pair
+    off = np.abs(np.arange(400) - shown.cells[0])[:, None], np.abs(np.arange(400) - shown.cells[1])[None]
+    beside = (off[0] > 4) & (off[1] > 4)  # not on the lines
+
+    def check():
+        assert np.abs(canvas_pixels(panels[2]) - colours_of(shown.pairs, *shown.span, table))[beside].mean() < 2
+    eventually(panels[2].page, check)
+
+
+def test_the_correlation_page_answers_to_the_mouse_and_the_keyboard(page, pairs, tmp_path):
+    page.goto(pairs.to_html(tmp_path / 'pairs.html', opacity=OPACITY).as_uri())
+    panels, output = page.locator('canvas.fsskit-photo').all(), page.locator('output')
+    hover(page, panels[0], [0.275, 0.725])
+    hover(page, panels[1], [0.625, 0.325])
+    places = dict(query=[0.275, 0.725], support=[0.625, 0.325])
+    assert_pairs(pairs, panels, **places)
+    assert_text(output, f"query row 5, column 14 × support row 12, column 6: {pairs.shown(**places).value:.2f}")
+    box = panels[2].bounding_box()
+    page.mouse.move(box['x'] + 222.5, box['y'] + 111.5)  # support cell 222, query cell 111
+    assert_text(output, 'query row 5, column 11 × support row 11, column 2: ')
+    places = dict(query=[5.5 / 20, 11.5 / 20], support=[11.5 / 20, 2.5 / 20])
+    assert_pairs(pairs, panels, **places)
+    page.get_by_label('mask').select_option('2')
+    assert_pairs(pairs, panels, contrast='signed', **places)
+    panels[2].focus()
+    for key in ('ArrowDown', 'ArrowRight', 'n', 'c', 'c'):
+        page.keyboard.press(key)
+    places = dict(query=[5.5 / 20, 12.5 / 20], support=[11.5 / 20, 3.5 / 20])
+    assert_pairs(pairs, panels, stage='after', contrast='none', **places)
+    assert page.problems == [] and {url.split(':')[0] for url in page.addresses} <= {'file', 'data'}
+
+
+def test_these_two_answer_in_less_than_50_ms_on_37_x_37_cells_too(page, photos, tmp_path, record_property):
+    cells, draw = 37 * 37, np.random.default_rng(0)
+    table = make_table('random', draw.random((37, 37, 37, 37), dtype=np.float32))
+    looks = Looks([Target('looked at', 0, (37, 37))], grid=(37, 37))
+    views = {'correlation': CorrelationView(photos, [table], None, {'signed': draw.normal(size=cells).astype(np.float32)}),
+             'attention': AttentionView(photos[:1], looks, {'layer': ['0']}, [draw.random((cells, cells), dtype=np.float32)])}
+    for name, view in views.items():
+        page.goto(view.to_html(tmp_path / f'{name}.html').as_uri())
+        page.wait_for_timeout(500)
+        times = measure(page, (37, 37), moves=40)
+        print(name, summary(times))
+        record_property(name, json.dumps(summary(times)))
+        assert np.quantile(times[:, 0], 0.5) < 50
+
+
+@pytest.fixture(scope='module')
+def explorers(browser, lab, notebook):
+    """A second notebook beside the first, open and run to its end."""
+    kernel = {'name': 'python3', 'display_name': 'python3', 'language': 'python'}
+    cells = [nbformat.v4.new_code_cell(source) for source in MORE]
+    text = nbformat.writes(nbformat.v4.new_notebook(cells=cells, metadata={'kernelspec': kernel}))
+    kernel_says(notebook, f'__import__("pathlib").Path("explorers.ipynb").write_text({text!r})')
+    page = run_all(browser, lab.replace('/lab/tree/widgets', '/lab/workspaces/explorers/tree/explorers'), 2)
+    yield page
+    if folder := os.environ.get('FSSKIT_SCREENSHOTS'):  # to look at
+        page.screenshot(path=Path(folder) / 'explorers.png')
+    page.close()
+
+
+def test_lab_correlation_mouse_keyboard_and_kernel(explorers, pairs):
+    panels = explorers.locator('.fsskit').first.locator('canvas.fsskit-photo').all()
+    panels[0].scroll_into_view_if_needed()
+    for place in ([0.125, 0.375], [0.775, 0.625]):
+        hover(explorers, panels[0], place)
+        assert_pairs(pairs, panels, query=place)
+        wait_for_kernel(explorers, '[round(v, 2) for v in pairs.query]', [pytest.approx(v, abs=0.02) for v in place])
+    before = cells_of(explorers)
+    panels[1].focus()
+    for key in ('ArrowUp', 'c', 'c', 'm', 'Enter', 'b'):
+        explorers.keyboard.press(key)
+    support = [9.5 / 20, 10.5 / 20]
+    column = pairs.shown(query=place, support=support, contrast='signed').column
+    query = (np.array(divmod(int(column.argmax()), 20)) + 0.5) / 20
+    assert_pairs(pairs, panels, query=query, support=support, contrast='signed')
+    wait_for_kernel(explorers, '[pairs.contrast, pairs.pinned]', ['signed', True])
+    assert kernel_says(explorers, '[*pairs.query, *pairs.support]') == pytest.approx([*query, *support]) and cells_of(explorers) == before
+    kernel_says(explorers, '[setattr(pairs, "contrast", "whole"), setattr(pairs, "stage", "after")]')
+    assert_pairs(pairs, panels, query=query, support=support, stage='after')
+
+
+def test_lab_attention_mouse_keyboard_and_kernel(explorers):
+    view, widget = encoder_view(scene(5, 1, 320, 0).image, layers=[4, 5]), explorers.locator('.fsskit').nth(1)
+    source, target = widget.locator('canvas.fsskit-photo').all()
+    source.scroll_into_view_if_needed()
+
+    def assert_looks(**state):
+        seen = view.seen(**state)
+        assert_mixed(target, view.payload()['photos'][0], seen.maps['looked at'], 0, seen.top, view.colours)
+
+    hover(explorers, source, [0.325, 0.575])
+    assert_looks(place=[0.325, 0.575])
+    wait_for_kernel(explorers, '[round(v, 2) for v in looks.place]', [pytest.approx(v, abs=0.02) for v in (0.325, 0.575)])
+    before = cells_of(explorers)
+    source.focus()
+    for key in ('ArrowLeft', '[', '.', '.', 'Enter', 'a'):
+        explorers.keyboard.press(key)
+    assert_looks(place=[0.325, 0.525], choices=[0, 2])
+    hover(explorers, target, [0.725, 0.225])
+    value = view.seen(place=[0.325, 0.525], choices=[0, 2]).maps['looked at'][14, 4]
+    assert_text(widget.locator('output'), f'{100 * value:.1f} %' if value < 0.0995 else f'{100 * value:.0f} %')
+    assert_text(widget.locator('output'), 'under the cursor')
+    wait_for_kernel(explorers, '[looks.choices, looks.pinned]', [[0, 2], True])
+    widget.get_by_role('button', name='class token').click()
+    assert_looks(token=0, choices=[0, 2])
+    wait_for_kernel(explorers, 'looks.token', 0)
+    kernel_says(explorers, '[setattr(looks, "token", -1), setattr(looks, "choices", [1, 0])]')
+    assert_looks(place=[0.325, 0.525], choices=[1, 0])
+    assert cells_of(explorers) == before

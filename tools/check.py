@@ -462,6 +462,20 @@ def gate_package(root: Path) -> str:
     return f"the installed wheel segments a photo offline, IoU {iou:.3f} with the known mask"
 
 
+# ---- assignments ---------------------------------------------------------------------------------------------------
+
+
+def gate_assignments(root: Path) -> str:
+    """The grader's short self-test, and no solution and no hidden check in what is handed out."""
+    course = [sys.executable, root / "assignments" / "course.py"]
+    run(*course, "selftest", "--quick", cwd=root, show=True, what="the grader's self-test fails, see above")
+    with tempfile.TemporaryDirectory() as tmp:
+        handed_out = [Path(tmp) / "release", *build(root, Path(tmp))]
+        run(*course, "release", "--no-run", "--out", handed_out[0], cwd=root, what="the release cannot be made:")
+        run(*course, "prove", *handed_out, cwd=root, what="solutions or hidden checks are handed out:")
+    return "exact marks for every kind of submission; release, wheel and sdist hold no answer"
+
+
 # ---- the run -------------------------------------------------------------------------------------------------------
 
 AGAIN = "correct what is listed above, then: make test ARGS='--only {}'"
@@ -471,6 +485,7 @@ GATES = {  # name: (what it shows, function, what to type when it fails)
     "order": ("a module imports only modules of smaller numbers", gate_order, AGAIN.format("order")),
     "notebooks": ("every notebook runs, offline, in its declared time", gate_notebooks, AGAIN.format("notebooks")),
     "pytest": ("tests, with branch coverage, offline", gate_pytest, AGAIN.format("pytest")),
+    "assignments": ("the grader is right, and nothing leaks", gate_assignments, AGAIN.format("assignments")),
     "package": ("sdist and wheel; the wheel, installed alone, works offline", gate_package, AGAIN.format("package")),
 }
 

@@ -82,7 +82,8 @@ export function colourise(values, low, high, table) {
   return pixels;
 }
 
-const inside = (number, count) => Math.min(count - 1, Math.max(0, number));
+/** A number kept within 0 .. count - 1. */
+export const inside = (number, count) => Math.min(count - 1, Math.max(0, number));
 
 /** Number of the cell that holds the place [y, x], both in 0..1 of the photo. */
 export function cellAt([y, x], [h, w]) {
@@ -141,6 +142,16 @@ export function tickBox(label, value, change) {
   return { shown: element('label', { class: 'fsskit-control' }, input, label), input, set: (on) => { input.checked = on; } };
 }
 
+/** A label with a list to choose from: `change(number)` of the chosen one. */
+export function choice(label, names, value, change) {
+  const options = names.map((name, number) => element('option', { value: number }, name));
+  const input = element('select', { 'aria-label': label }, ...options);
+  input.value = String(value);
+  input.addEventListener('change', () => change(Number(input.value)));
+  const shown = element('label', { class: 'fsskit-control' }, label, input);
+  return { shown, input, set: (number) => { input.value = String(number); } };
+}
+
 /** A picture from a data address; `ready` is called when it can be drawn. */
 export function picture(source, ready) {
   const image = new Image();
@@ -188,17 +199,24 @@ export function paint(canvas, image, map, opacity) {
   context.globalAlpha = 1;
 }
 
-/** A frame around one cell: white within black, so that it is seen on any photo. */
-export function frameCell(canvas, cell, [h, w]) {
+/** A frame around [x, y, width, height] of a canvas: white within black, so that it is seen on any photo. */
+export function frameBox(canvas, box, line = 2) {
   const context = canvas.getContext('2d');
-  const [y, x] = [Math.floor(cell / w), cell % w];
-  const [high, wide] = [canvas.height / h, canvas.width / w];
-  for (const [colour, width] of [['black', 4], ['white', 2]]) {
+  for (const [colour, width] of [['black', 2 * line], ['white', line]]) {
     context.strokeStyle = colour;
     context.lineWidth = width;
-    context.strokeRect(x * wide, y * high, wide, high);
+    context.strokeRect(...box);
   }
 }
+
+/** A frame around one cell. */
+export function frameCell(canvas, cell, [h, w]) {
+  const [high, wide] = [canvas.height / h, canvas.width / w];
+  frameBox(canvas, [(cell % w) * wide, Math.floor(cell / w) * high, wide, high]);
+}
+
+/** A cell in words. */
+export const cellName = (cell, [, w]) => `row ${Math.floor(cell / w)}, column ${cell % w}`;
 
 /** Draw the colours of a map from left to right. */
 export function paintBar(canvas, table) {

@@ -1,5 +1,6 @@
 // Two photos and the similarities between their cells: point at one photo, the map appears on the other.
-import { bytes, cellAt, colourise, debounce, element, extremes, frameCell, lookUp, middleOf, paint, paintBar, photoCanvas,
+import { LiveState } from './live.js';
+import { bytes, cellAt, cellName, colourise, element, extremes, frameCell, lookUp, middleOf, paint, paintBar, photoCanvas,
   picture, readPlanes, slider, stepFrom, tickBox } from './maps.js';
 
 export const SIDES = ['support', 'query'];
@@ -13,16 +14,14 @@ export function answer(planes, state) {
   return { side, cell, grid, values, low, high, best: found.best, top: found.high };
 }
 
-const named = (cell, [, w]) => `row ${Math.floor(cell / w)}, column ${cell % w}`;
-
 /** The line of text below the photos: where, the best match, and the value under the cursor. */
 export function readOut(planes, state, shown) {
   const plane = planes[state.plane], [own, other] = [SIDES[shown.side], SIDES[1 - shown.side]];
-  const parts = [`${own}: ${named(shown.cell, plane.grids[shown.side])}`,
-    `most similar in the ${other}: ${shown.top.toFixed(2)} at ${named(shown.best, shown.grid)}`];
+  const parts = [`${own}: ${cellName(shown.cell, plane.grids[shown.side])}`,
+    `most similar in the ${other}: ${shown.top.toFixed(2)} at ${cellName(shown.best, shown.grid)}`];
   if (state.cursor) {
     const under = cellAt(state.cursor, shown.grid);
-    parts.push(`under the cursor: ${shown.values[under].toFixed(2)} at ${named(under, shown.grid)}`);
+    parts.push(`under the cursor: ${shown.values[under].toFixed(2)} at ${cellName(under, shown.grid)}`);
   }
   return parts.join(' · ');
 }
@@ -59,48 +58,34 @@ const KEPT = ['side', 'place', 'plane', 'opacity', 'stretch', 'pinned'];
 
 function render({ model, el }) {
   const payload = model.get('payload'), planes = readPlanes(payload.planes), colours = bytes(payload.colours);
-  const known = Object.fromEntries(KEPT.map((name) => [name, model.get(name)])); // to the kernel, which may echo it later
-  let state = { ...known, cursor: null };
-  const tell = debounce(() => { // once the mouse rests
-    for (const name of KEPT) {
-      known[name] = state[name];
-      model.set(name, state[name]);
-    }
-    model.save_changes();
-  }, 120);
-  const change = (next) => {
-    if (!next || next === state) return false;
-    state = next;
-    draw();
-    tell();
-    return true;
-  };
+  const live = new LiveState(model, KEPT, { cursor: null }, () => draw());
+  const change = (next) => live.change(next);
 
   const label = (photo) => `${photo.name}: arrow keys move, Enter pins`;
   const canvases = SIDES.map((side, i) => photoCanvas(payload.photos[i], label(payload.photos[i]), {
-    move: (place) => sameCells(moved(state, side, place)) || change(moved(state, side, place)),
-    pick: (place) => change(picked(state, side, place)),
-    leave: () => state.cursor && change({ ...state, cursor: null }),
-    key: (event) => change(pressed(state, side, event.key, event.shiftKey, planes)),
+    move: (place) => sameCells(moved(live.now, side, place)) || change(moved(live.now, side, place)),
+    pick: (place) => change(picked(live.now, side, place)),
+    leave: () => live.now.cursor && change({ ...live.now, cursor: null }),
+    key: (event) => change(pressed(live.now, side, event.key, event.shiftKey, planes)),
   }));
   const sameCells = (next) => {
-    const grids = planes[state.plane].grids, cell = (s, place) => place && cellAt(place, grids[SIDES.indexOf(s)]);
-    return next.side === state.side && cell(next.side, next.place) === cell(state.side, state.place)
-      && String(next.cursor) === String(state.cursor);
+    const grids = planes[live.now.plane].grids, cell = (s, place) => place && cellAt(place, grids[SIDES.indexOf(s)]);
+    return next.side === live.now.side && cell(next.side, next.place) === cell(live.now.side, live.now.place)
+      && String(next.cursor) === String(live.now.cursor);
   };
   const images = payload.photos.map((photo) => picture(photo.source, () => draw()));
 
-  const layer = slider('layer', { min: 0, max: planes.length - 1, step: 1, value: state.plane },
-    (plane) => change({ ...state, plane }));
-  const opacity = slider('opacity', { min: 0, max: 1, step: 0.05, value: state.opacity },
-    (value) => change({ ...state, opacity: value }));
-  const stretch = tickBox('stretch each map', state.stretch, (on) => change({ ...state, stretch: on }));
+  const layer = slider('layer', { min: 0, max: planes.length - 1, step: 1, value: live.now.plane },
+    (plane) => change({ ...live.now, plane }));
+  const opacity = slider('opacity', { min: 0, max: 1, step: 0.05, value: live.now.opacity },
+    (value) => change({ ...live.now, opacity: value }));
+  const stretch = tickBox('stretch each map', live.now.stretch, (on) => change({ ...live.now, stretch: on }));
   const name = element('b'), low = element('span'), high = element('span');
   const bar = element('canvas', { class: 'fsskit-bar', width: 256, height: 12 });
   const value = element('output', { class: 'fsskit-value', 'aria-live': 'polite' });
 
   function draw() {
-    const shown = answer(planes, state), plane = planes[state.plane];
+    const state = live.now, shown = answer(planes, state), plane = planes[state.plane];
     const pixels = colourise(shown.values, shown.low, shown.high, colours);
     canvases.forEach((canvas, side) => {
       paint(canvas, images[side], side === shown.side ? null : { pixels, grid: shown.grid }, state.opacity);
@@ -123,15 +108,7 @@ function render({ model, el }) {
   paintBar(bar, colours);
   draw();
 
-  const outside = () => {
-    const fresh = KEPT.filter((name) => String(model.get(name)) !== String(known[name]));
-    if (!fresh.length) return;
-    for (const name of fresh) known[name] = model.get(name);
-    state = { ...state, ...Object.fromEntries(fresh.map((name) => [name, known[name]])), cursor: null };
-    draw();
-  };
-  for (const key of KEPT) model.on(`change:${key}`, outside);
-  return () => { for (const key of KEPT) model.off(`change:${key}`, outside); };
+  return () => live.close();
 }
 
 export default { render };

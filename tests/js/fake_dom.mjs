@@ -21,6 +21,7 @@ export class FakeElement {
     if (['width', 'height'].includes(key)) this[key] = Number(value);
   }
   append(...children) { this.children.push(...children); }
+  replaceChildren(...children) { this.children = children; }
   addEventListener(type, action) { (this.listeners[type] ??= []).push(action); }
   focus() { this.focused = true; }
   click() { this.fire('click'); }
