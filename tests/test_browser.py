@@ -29,6 +29,8 @@ from fsskit.smallworld import scene
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / 'benchmarks'))
 from explorer import find_chromium, measure, open_browser, summary  # noqa: E402
 
+pytestmark = pytest.mark.alone  # the browser wants a core of its own
+
 GRID, OPACITY = (20, 20), 0.8
 
 
@@ -198,7 +200,6 @@ def test_the_page_pins_and_its_controls_work(exported, view):
     assert_photo(view, query, 1)
 
 
-@pytest.mark.alone
 def test_from_mouse_to_picture_in_less_than_50_ms(page, photos, tmp_path, record_property):
     largest = similarity_view(*photos, backbone='vit_small_patch14_dinov2', weights=None, size=518)
     path = largest.to_html(tmp_path / 'large.html')

@@ -17,6 +17,8 @@ from fsskit.studio import studio_server
 from test_browser import (assert_text, browser, canvas_pixels, eventually, hover, IDLE, kernel_says, page,  # noqa: F401
                           seen_pixels, wait_for_kernel)
 
+pytestmark = pytest.mark.alone  # the browser wants a core of its own
+
 
 # ---- the stepper's page, without kernel and network
 

@@ -310,7 +310,7 @@ def pytest_command(junit: Path, *options: str) -> list:
 
 
 def gate_pytest(root: Path) -> str:
-    """Most tests in one process a core, then by themselves those marked `alone`, which measure time."""
+    """Most tests in one process a core, then by themselves those marked `alone`, which need a quiet machine."""
     print(f"network blocked by {offline.NAMES[offline.mode()]}", flush=True)
     with tempfile.TemporaryDirectory() as tmp:
         cover, junits = Path(tmp) / "coverage.json", [Path(tmp) / "many.xml", Path(tmp) / "alone.xml"]
