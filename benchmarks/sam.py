@@ -199,9 +199,10 @@ def main() -> None:
     content = {'benchmark': 'sam_tiny against region growing, filled box and ellipse', 'weights': f'sha256:{sha256_file(file)[:16]}'
                if file else 'random', 'tolerance': tolerance, 'ms_encode': encode, 'ms_prompt': ask,
                'threads': torch.get_num_threads(), 'versions': versions(), 'sets': results}
-    write_results(args.out, content, table(content))
-    if args.weights == 'shipped': fill_card(CARDS / 'sam_tiny.md', table(content), 'python benchmarks/sam.py')
-    print(table(content))
+    text = table(content)
+    write_results(args.out, content, text)
+    if args.weights == 'shipped': fill_card(CARDS / 'sam_tiny.md', text, 'python benchmarks/sam.py')
+    print(text)
 
 
 if __name__ == '__main__':

@@ -271,9 +271,10 @@ def main() -> None:
     old = json.loads(args.out.read_text()) if args.out.exists() else {}
     result = old if args.official_only else measure(args)
     result['official'] = official_rows() if args.official or args.official_only else old.get('official')
-    write_results(args.out, result, table(result))
-    if args.weights == 'shipped': fill_card(CARDS / 'sam2_tiny.md', table(result), 'python benchmarks/sam2_tiny.py')
-    print(table(result))
+    text = table(result)
+    write_results(args.out, result, text)
+    if args.weights == 'shipped': fill_card(CARDS / 'sam2_tiny.md', text, 'python benchmarks/sam2_tiny.py')
+    print(text)
 
 
 if __name__ == '__main__':

@@ -6,7 +6,6 @@ import csv
 import hashlib
 import json
 import multiprocessing
-import os
 import re
 import signal
 from collections import deque
@@ -16,6 +15,7 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any, Iterable
 
+from fsskit.fetch import atomic_write
 from tqdm import tqdm
 
 from .judge import Judge, ProblemSet, load_set
@@ -133,10 +133,8 @@ def key_of(submission: Submission, order: tuple, fingerprint: str) -> str:
 
 
 def _write(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
-    part.write_text(text, "utf-8")
-    os.replace(part, path)
+    with atomic_write(path, "w") as file:
+        file.write(text)
 
 
 def _old(path: Path, key: str) -> dict | None:
