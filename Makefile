@@ -4,7 +4,7 @@ VENV   := .venv/bin
 ARGS   ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help env demo test lab export clean-notebooks readme mutants release grade selftest style site train hooks
+.PHONY: help env demo test lab export clean-notebooks readme mutants release grade selftest style site screenshots train hooks
 
 help: ## list the commands
 	@echo "make TARGET [PYTHON=python3.11] [ARGS='...']"
@@ -51,19 +51,24 @@ style: env ## how long, how wordy, how illustrated each notebook is: benchmarks/
 site: env ## the documentation site, offline, into _docs/; ARGS=--live makes the live pages first
 	@$(VENV)/python tools/build_site.py $(ARGS)
 
+screenshots: env ## each widget as Chromium shows it, into nbs/images/
+	@$(VENV)/python tools/screenshots.py $(ARGS)
+
 # Training: every weight file of weights/ from nothing, in the order in which they need each other. Hours on a CPU. Interrupt it
 # and say `make train` again with the same words: finished parts are kept, the others go on at their last checkpoint.
 #   PHOTOS   folders of photos, for the encoder          TEACHER  mobilenetv2_100 under the names of timm, .safetensors
 #   DATA     photos with masks: coco:DIR folder:DIR ...  OUT      folder for checkpoints, logs, weights and model cards
 #   BACKDROPS  (optional) photos without masks: folders of them; objects are pasted onto these too
 #   EXCLUDE  list of photos that no training may see     NOTE, TEACHER_NOTE  licences and origins, for the cards
-#   ENCODER_ARGS, SAM_ARGS, SAM2_ARGS, SAM2_LARGE_ARGS, ADAPTER_ARGS, FS_DINO_ARGS, FSSAM_ARGS   more options, see
+#   ENCODER_ARGS, SAM_ARGS, SAM_CLOSE_ARGS, SAM2_ARGS, SAM2_LARGE_ARGS, ADAPTER_ARGS, FS_DINO_ARGS, FSSAM_ARGS   more, see
 #                          `fsskit train-encoder --help`, `fsskit distill --help`, `fsskit train --help` and so on
 OUT             ?= data/cache/train
 EXCLUDE         ?= data/splits/heldout_photos.txt
+SAM_CLOSE_ARGS  ?= --close .35 --steps 2000 --lr 4e-4
 SAM2_LARGE_ARGS ?= --steps 600 --batch 4 --lr 3e-4
 FS_DINO_ARGS    ?= --variant matched
-TRAINED         := encoder/embedded_vit sam/sam_tiny sam2_small/sam2_tiny sam2/sam2_tiny adapter/adapter_embedded \
+FSSAM_ARGS      ?= --lr 2e-4
+TRAINED         := encoder/embedded_vit sam_wide/sam_tiny sam/sam_tiny sam2_small/sam2_tiny sam2/sam2_tiny adapter/adapter_embedded \
                    fs_dino/head fssam/head
 
 # the C library keeps its memory: half the time of a step on two cores
@@ -85,8 +90,11 @@ $(OUT)/encoder/embedded_vit.safetensors:
 	$(if $(TEACHER_NOTE),--teacher-note '$(TEACHER_NOTE)') $(ENCODER_ARGS)
 	@$(call SHIP,embedded_vit)
 
-$(OUT)/sam/sam_tiny.safetensors: | $(OUT)/encoder/embedded_vit.safetensors
+$(OUT)/sam_wide/sam_tiny.safetensors: | $(OUT)/encoder/embedded_vit.safetensors
 	@$(FAST) $(VENV)/fsskit train-sam $(CUT) $(SAM_ARGS)
+
+$(OUT)/sam/sam_tiny.safetensors: | $(OUT)/sam_wide/sam_tiny.safetensors
+	@$(FAST) $(VENV)/fsskit train-sam $(CUT) --init $(firstword $|) $(SAM_CLOSE_ARGS)
 	@$(call SHIP,sam_tiny)
 
 $(OUT)/sam2_small/sam2_tiny.safetensors: | $(OUT)/encoder/embedded_vit.safetensors

@@ -263,13 +263,15 @@ def main() -> None:
     parser.add_argument('--no-speed', action='store_true')
     parser.add_argument('--official', action='store_true', help='measure the official models too (minutes, several GiB)')
     parser.add_argument('--official-only', action='store_true', help='measure only them, and put them into the results that exist')
+    parser.add_argument('--speed-only', action='store_true', help='measure only milliseconds, and put them into the results that exist')
     parser.add_argument('--official-row', help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.official_row: return print(json.dumps(official_row(args.official_row)))
     if args.clips < 2: parser.error('--clips must be at least 2: identities are compared within a class')
     args.weights = None if args.weights == 'random' else args.weights
     old = json.loads(args.out.read_text()) if args.out.exists() else {}
-    result = old if args.official_only else measure(args)
+    result = old if args.official_only or args.speed_only else measure(args)
+    if args.speed_only: result['milliseconds'] = speed(load_sam2('sam2_tiny', args.weights, image_size=SIZE))
     result['official'] = official_rows() if args.official or args.official_only else old.get('official')
     text = table(result)
     write_results(args.out, result, text)

@@ -283,7 +283,7 @@ def read_weights(
     state = _read_safetensors(path) if path.suffix == '.safetensors' else _read_pickle(path)
     return {k: v.float() if v.is_floating_point() else v for k, v in state.items()}
 
-# %% ../nbs/25_backbones.ipynb #705264bf
+# %% ../nbs/25_backbones.ipynb #c7f3ee90
 def _misfits(own: dict[str, Tensor], state: dict[str, Tensor]) -> list[str]:
     "What does not fit, one entry a kind: how many, and the first of them."
     both, size = sorted(own.keys() & state.keys()), lambda t: tuple(t.shape)
@@ -304,7 +304,7 @@ def load_state(
     state = counters | state
     if problems := _misfits(own, state):
         raise FSSKitError(f'{source}: weights of another architecture ({"; ".join(problems)}); '
-                          'choose the backbone that the file belongs to')
+                          'choose the model that the file belongs to')
     if bad := next((k for k, v in state.items() if not torch.isfinite(v).all()), None):
         raise FSSKitError(f'{source}: tensor {bad} holds NaN or infinite values; get the file again')
     model.load_state_dict(state)
@@ -382,7 +382,7 @@ def _build(name: str, options: dict, pretrained: bool = False) -> Backbone:
     offset, antialias = (ours.get(f'interpolate_{k}', v) for k, v in zip(('offset', 'antialias'), published))
     return ViTBackbone(net, partial(dinov2_positions, offset=offset, antialias=antialias))
 
-# %% ../nbs/25_backbones.ipynb #90f36ab7
+# %% ../nbs/25_backbones.ipynb #e2f4a947
 def _random(name: str, seed: int, options: dict) -> tuple[Backbone, str]:
     "The backbone with random weights that follow from the seed, and their identity."
     with torch.random.fork_rng(devices=[]):
@@ -391,8 +391,9 @@ def _random(name: str, seed: int, options: dict) -> tuple[Backbone, str]:
 
 
 def _local_weights(name: str) -> Path | None:
-    "A file of that backbone in the weights folder, safetensors first."
-    stems, ends = (name, ALIASES.get(name, name)), ('.safetensors', '.pth', '.pt')
+    "A file of that backbone in the weights folder, safetensors first; DINOv2's own file names are known."
+    own = [f"{ours.replace('_reg', '_reg4')}_pretrain" for ours, timms in ALIASES.items() if name in (ours, timms)]
+    stems, ends = (name, ALIASES.get(name, name), *own), ('.safetensors', '.pth', '.pt')
     return next((p for end in ends for stem in stems if (p := weights_dir() / f'{stem}{end}').is_file()), None)
 
 
@@ -464,7 +465,7 @@ def precision(
         torch.set_float32_matmul_precision(general)
         for backend, value in each: backend.fp32_precision = value
 
-# %% ../nbs/25_backbones.ipynb #a2c48939
+# %% ../nbs/25_backbones.ipynb #8db5cb75
 class FeatureCache:
     "Feature maps on disk, one safetensors file a key; keys name the content (pixels, backbone, layers), not an index."
     def __init__(self,
@@ -486,7 +487,8 @@ class FeatureCache:
 
     def put(self, key: str, maps: Sequence[Tensor]) -> None:
         "Keep maps of any shapes and types; an older file of the key is replaced in one step."
-        self.bytes += _write_maps(self.path(key), maps)
+        before = file.stat().st_size if (file := self.path(key)).exists() else 0
+        self.bytes += _write_maps(file, maps) - before
         if self.bytes > self.max_bytes: self.bytes = _drop_oldest(self.folder, self.max_bytes * 3 // 4)
 
 # %% ../nbs/25_backbones.ipynb #bc83b281

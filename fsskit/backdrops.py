@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['TILE', 'FLAT_LAYS', 'GROUNDS', 'BACKDROPS', 'noise', 'blend', 'picture_grid']
 
-# %% ../nbs/09_backdrops.ipynb #2349242f
+# %% ../nbs/09_backdrops.ipynb #c79b9b73
 import math
 from collections.abc import Callable
 
@@ -14,6 +14,7 @@ from PIL import Image, ImageDraw
 
 from .fieldguide import gauss, generator, pick
 from .individuals import bounds, oklch
+from .photos import FSSKitError
 
 # %% ../nbs/09_backdrops.ipynb #034e9189
 def noise(rng: np.random.Generator,  # source of uniform numbers
@@ -31,12 +32,15 @@ def noise(rng: np.random.Generator,  # source of uniform numbers
         total += np.asarray(coarse.resize((w, h), Image.BICUBIC)) * np.float32(.5 ** octave)
     return np.clip(.5 + (total / (2 - .5 ** (octaves - 1)) - .5) * 1.8, 0, 1)
 
-# %% ../nbs/09_backdrops.ipynb #3193afe4
+# %% ../nbs/09_backdrops.ipynb #518aa386
 def blend(a, b,  # colours (3,) or pictures (3,h,w)
           share: np.ndarray  # (h,w): 0 gives a, 1 gives b
           ) -> np.ndarray:  # (3,h,w) float32
     "Mix two colours or pictures."
     a, b = (np.asarray(c, np.float32).reshape(3, *np.shape(c)[1:] or (1, 1)) for c in (a, b))
+    for c in (a, b):
+        if c.shape[1:] not in ((1, 1), share.shape):
+            raise FSSKitError(f'blend: a picture of {c.shape[1:]} and a share of {share.shape}; height and width must agree')
     mixed = share.astype(np.float32) * (b - a)
     mixed += a
     return mixed

@@ -195,8 +195,8 @@ def plain_blocks(
     for block in blocks: volume = torch.relu(block.norm(plain_center_pivot(block.conv, volume)))
     return volume
 
-# %% ../nbs/92_benchmark.ipynb #b869145c
-EXACT, ROUNDED = 1e-5, 2e-2  # limits: the same precision; products of numbers with 8 bits
+# %% ../nbs/92_benchmark.ipynb #cc880827
+EXACT, ROUNDED = 1e-5, 2e-2  # limits: the same precision; products of numbers with 8 binary digits
 
 
 def at(

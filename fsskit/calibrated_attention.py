@@ -26,10 +26,10 @@ from .sam2 import hydra_untouched, SAM2Base
 with hydra_untouched():
     from sam2.modeling.position_encoding import apply_rotary_enc
 
-# %% ../nbs/84_calibrated_attention.ipynb #199928d5
+# %% ../nbs/84_calibrated_attention.ipynb #3605d3d1
 @dataclass(frozen=True)
 class Calibration:
-    """What calibrated attention does; the defaults are the paper's, or the released code's where the paper is silent.
+    """What calibrated attention does. By default shots are joined as the paper says, and what its code reads is read.
 
     shots='released' repeats what the released code does with several: the first calibrates the second one's block."""
     alpha: float = 10.  # the most that a score can lose; 0: no calibration

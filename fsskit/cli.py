@@ -8,7 +8,7 @@ __all__ = ['app', 'STATE', 'Model', 'BackboneName', 'Weights', 'MaskEncoding', '
            'MinPhotos', 'Json', 'MinArea', 'Only', 'ScoreSize', 'Cache', 'EpisodesFile', 'AllowSeen', 'Part', 'Pattern',
            'TrainPhotos', 'Teacher', 'TrainOut', 'Init', 'Resume', 'Minutes', 'TrainSeed', 'Steps', 'Exclude', 'World',
            'Batch', 'Threads', 'Device', 'DataNote', 'TeacherNote', 'TrainData', 'Backdrops', 'CutoutWorld',
-           'ValidateEvery', 'Patience', 'Pictures', 'Lessons', 'FrameSize', 'Films', 'Rate', 'StudentLayer',
+           'ValidateEvery', 'Patience', 'Pictures', 'Close', 'Lessons', 'FrameSize', 'Films', 'Rate', 'StudentLayer',
            'TeacherName', 'TeacherWeights', 'Views', 'ViewsAStep', 'Learner', 'Variant', 'Questions', 'TrainShots',
            'Collages', 'PeakRate', 'LadderName', 'LadderOut', 'TestData', 'TrainOn', 'Folds', 'Seeds', 'SeveralShots',
            'RowNames', 'RowSteps', 'RowMinutes', 'TestEpisodes', 'TestLeast', 'TestPhotos', 'say', 'plain_errors',
@@ -425,31 +425,33 @@ def train_encoder(
     typer.echo(str(embedded.train_encoder(photos, teacher, out, steps, minutes, resume, init, seed, exclude, smallworld,
                                           batch, threads, device, data_note, teacher_note, progress)))
 
-# %% ../nbs/98_cli.ipynb #79e53dfa
+# %% ../nbs/98_cli.ipynb #d2cbd7b1
 TrainData = Annotated[Optional[list[str]], typer.Option('--data', metavar='SET', help='Needed: photos with masks, such as coco:PATH or folder:PATH. Repeat for more.')]
 Backdrops = Annotated[Optional[list[Path]], typer.Option('--backdrops', metavar='PATH', help='Photos without masks to paste onto: a folder, or a photo. Repeat for more.')]
 CutoutWorld = Annotated[int, typer.Option('--smallworld', help='Generated pictures of each pretraining class that give cut-outs.')]
 ValidateEvery = Annotated[int, typer.Option('--validate-every', help='Steps between two looks at held-out data; the best one is kept.')]
 Patience = Annotated[Optional[int], typer.Option('--patience', help='Looks without a better score before it stops early; without it: never.')]
 Pictures = Annotated[int, typer.Option('--images', help='Pictures in a step.')]
+Close = Annotated[float, typer.Option('--close', help='Share of pictures that come close to one object.')]
 Lessons = Annotated[int, typer.Option('--batch', help='Clips in a step.')]
 FrameSize = Annotated[int, typer.Option('--size', help='Side of a frame in px, a multiple of 32.')]
 Films = Annotated[int, typer.Option('--films', help='Clips that are drawn once and kept in memory, 1.6 to 2.7 MB each.')]
 Rate = Annotated[float, typer.Option('--lr', help='Peak learning rate.')]
 
-# %% ../nbs/98_cli.ipynb #322b4ae5
+# %% ../nbs/98_cli.ipynb #b4341b49
 @app.command('train-sam')
 @plain_errors
 def train_sam(
     data: TrainData = None, out: TrainOut = None, backdrops: Backdrops = None, exclude: Exclude = None, smallworld: CutoutWorld = 8,
-    steps: Steps = 4000, minutes: Minutes = math.inf, resume: Resume = None, seed: TrainSeed = 0, images: Pictures = 8,
+    steps: Steps = 4000, minutes: Minutes = math.inf, resume: Resume = None, init: Init = None, close: Close = 0.,
+    seed: TrainSeed = 0, images: Pictures = 8,
     lr: Rate = 8e-4, validate_every: ValidateEvery = 500, patience: Patience = None, threads: Threads = None,
     device: Device = 'cpu', data_note: DataNote = '', progress: Progress = True,
 ) -> None:
     "Train tiny SAM on photos with masks; write its weights and their model card."
     require({'--data': data, '--out': out}, 'fsskit train-sam --data coco:FOLDER --out FOLDER')
     from fsskit import sam
-    typer.echo(str(sam.train_sam(data, out, backdrops or (), exclude, smallworld, steps, minutes, resume, seed, images, lr=lr,
+    typer.echo(str(sam.train_sam(data, out, backdrops or (), exclude, smallworld, steps, minutes, resume, init, close, seed, images, lr=lr,
                                  validate_every=validate_every, patience=patience, threads=threads, device=device,
                                  data_note=data_note, progress=progress)))
 

@@ -6,7 +6,7 @@
 __all__ = ['LEAST_PIXELS', 'LEAST_SHARE', 'Thing', 'Picture', 'crop_thing', 'whole_mask', 'fit_picture', 'coco_instances',
            'coco_pictures', 'dataset_pictures', 'world_pictures', 'CutoutPool', 'draw_thing', 'gather_cutouts',
            'read_backdrops', 'Cutout', 'lift', 'Pose', 'lay', 'stack', 'view', 'photo_view', 'random_pose',
-           'paste_scene', 'training_picture', 'Clip', 'Way', 'pose_at', 'moving_clip', 'copy_first_iou']
+           'paste_scene', 'close_view', 'training_picture', 'Clip', 'Way', 'pose_at', 'moving_clip', 'copy_first_iou']
 
 # %% ../nbs/45_cutouts.ipynb #9ad56253
 import math
@@ -302,11 +302,20 @@ def stack(
     labels = visible_labels(covers) if covers else np.zeros(ground.shape[:2], np.uint8)
     return np.clip(canvas + .5, 0, 255).astype(np.uint8), labels, covers
 
-# %% ../nbs/45_cutouts.ipynb #2076cb8e
+# %% ../nbs/45_cutouts.ipynb #c96df236
 def _gains(rng: np.random.Generator, power: float = 1.) -> tuple[float, float, float]:
     "Random brightness, and a slight tint."
     bright, tint = gauss(rng, .16 * power), gauss(rng, .06 * power, (3,))
     return tuple(np.exp(bright + tint).tolist())
+
+# %% ../nbs/45_cutouts.ipynb #2a96f12c
+def _through(picture: Picture, rng: np.random.Generator, window: tuple[int, int, int, int], size: int, least: float) -> Picture:
+    "What a window (top, left, height, width) shows, mirrored half of the time, in a random light."
+    top, left, h, w = window
+    step, gains, part = (-1 if rng.random() < .5 else 1), _gains(rng), (slice(top, top + h), slice(left, left + w))
+    image = np.clip(picture.image[part][:, ::step] * np.asarray(gains, np.float32), 0, 255).astype(np.uint8)
+    masks = [(t.name, whole_mask(t, picture.image.shape[:2])[part][:, ::step]) for t in picture.things]
+    return fit_picture(image, masks, size, least, picture.source)
 
 
 def view(
@@ -322,10 +331,7 @@ def view(
     sides = (min(h, w),) * 2 if square else (h * form, w / form)
     wh, ww = (max(16, min(n, round(zoom * s))) for n, s in zip((h, w), sides))
     top, left = int(rng.random() * (h - wh + 1)), int(rng.random() * (w - ww + 1))
-    step, gains, window = (-1 if rng.random() < .5 else 1), _gains(rng), (slice(top, top + wh), slice(left, left + ww))
-    image = np.clip(picture.image[window][:, ::step] * np.asarray(gains, np.float32), 0, 255).astype(np.uint8)
-    masks = [(t.name, whole_mask(t, (h, w))[window][:, ::step]) for t in picture.things]
-    return fit_picture(image, masks, size, least, picture.source)
+    return _through(picture, rng, (top, left, wh, ww), size, least)
 
 # %% ../nbs/45_cutouts.ipynb #786cb456
 def photo_view(
@@ -389,17 +395,39 @@ def paste_scene(
     names = [*(t.name for t in ground.things), *(c.name for c, _ in layers)]
     return Picture(image, _seen(names, masks, whole, least), f'paste/{seed}/{index}')
 
-# %% ../nbs/45_cutouts.ipynb #a60cb399
+# %% ../nbs/45_cutouts.ipynb #d7726bf4
+def close_view(
+    pool: CutoutPool,
+    index: int,  # which view
+    seed: int = 0,
+    size: int = 256,  # px of the longer side
+) -> Picture:  # with at least one thing, for pools whose objects are not tiny
+    "An object and its surroundings, square where the photo allows it."
+    rng = generator('close', seed, index)
+    for _ in range(12):
+        place, n = draw_thing(pool, rng)
+        picture, (left, top, right, bottom) = pool.pictures[place], pool.pictures[place].things[n].box
+        (h, w), side = picture.image.shape[:2], max(right - left, bottom - top) * 1.2 * (4 / 1.2) ** rng.random()
+        wh, ww = (max(16, min(whole, round(side))) for whole in (h, w))
+        y, x = ((a + b) / 2 + .1 * side * rng.uniform(-1, 1) for a, b in ((top, bottom), (left, right)))
+        corner = (int(np.clip(y - wh / 2, 0, h - wh)), int(np.clip(x - ww / 2, 0, w - ww)))
+        found = _through(picture, rng, (*corner, wh, ww), size, LEAST_SHARE)
+        if found.things: break
+    return found
+
+# %% ../nbs/45_cutouts.ipynb #7b4a1755
 def training_picture(
     pool: CutoutPool,
     index: int,  # which picture
     seed: int = 0,
     size: int = 256,  # px of the longer side
     whole: float = .5,  # share of whole photos; the others are collages
+    close: float = 0.,  # share of pictures that come close to an object instead
 ) -> Picture:
-    "A picture to learn from: a whole photo with its own objects, or a collage."
-    make = photo_view if generator('kind', seed, index).random() < whole else paste_scene
-    return make(pool, index, seed, size)
+    "A picture to learn from: a whole photo with its own objects, a collage, or one object from near."
+    rng = generator('kind', seed, index)
+    make = photo_view if rng.random() < whole else paste_scene
+    return (close_view if rng.random() < close else make)(pool, index, seed, size)
 
 # %% ../nbs/45_cutouts.ipynb #35c48b41
 class Clip(NamedTuple):

@@ -165,11 +165,11 @@ def explained(
     spread = (target - target.mean((0, 2, 3), keepdim=True)).square().sum()
     return (1 - (guess - target).square().sum() / spread).item()
 
-# %% ../nbs/65_distillation.ipynb #2a52e11a
+# %% ../nbs/65_distillation.ipynb #3d4019d2
 def linear_probe(
     seen: tuple[Tensor, Tensor],  # (B, C, h, w) and (B, D, h, w): features and targets to fit
     new: tuple[Tensor, Tensor],  # the same for other photos
-    penalty: float = 1e-3,  # of ridge regression, a share of the features' mean variance
+    penalty: float = 1e-3,  # of ridge regression: lambda as a share of the mean diagonal entry of X^T X
 ) -> float:  # R^2 on the other photos
     "How much of the targets the best linear map of a cell's own features explains."
     (x, y), (x_new, y_new) = ([rearrange(m.double(), 'b c h w -> (b h w) c') for m in pair] for pair in (seen, new))
@@ -338,7 +338,7 @@ def pair_map(pairs: FeaturePairs, index: int, size: Optional[int], view: Optiona
     pairs.cache.put(key, [half])
     return half.float()
 
-# %% ../nbs/65_distillation.ipynb #4705c7cd
+# %% ../nbs/65_distillation.ipynb #eb4bf2ea
 def fill(
     pairs: FeaturePairs,
     sizes: Sequence[int],  # px, of the student's views
@@ -351,8 +351,8 @@ def fill(
         for size in (None, *sizes): pair_map(pairs, index, size, view)
         need = (pairs.cache.bytes - before) / (index + 1) * len(pairs)
         if need > pairs.cache.max_bytes:
-            raise FSSKitError(f'The features of {len(pairs)} views take about {need / 1e9:.1f} GB, but the cache keeps '
-                              f'{pairs.cache.max_bytes / 1e9:.1f} GB: allow more, or take fewer views or photos.')
+            raise FSSKitError(f'The features of {len(pairs)} views take about {need / 1e6:,.0f} MB, but the cache keeps '
+                              f'{pairs.cache.max_bytes / 1e6:,.0f} MB: allow more, or take fewer views or photos.')
 
 # %% ../nbs/65_distillation.ipynb #e5f3e5f7
 def stage_sizes(

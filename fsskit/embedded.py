@@ -287,12 +287,12 @@ def random_crops(
         crop.copy_(cut if side > 0 else cut.flip(2))
     return crops
 
-# %% ../nbs/23_embedded.ipynb #32e504c3
+# %% ../nbs/23_embedded.ipynb #da886b08
 def colour_jitter(
     images: Tensor,  # (B, 3, H, W) in [0, 1]
     gen: torch.Generator,  # decides everything, on the images' device
 ) -> Tensor:  # same shape, still in [0, 1]
-    "Random brightness, contrast, saturation and tint, one draw an image; one image in ten turns grey."
+    "Random brightness, contrast, saturation and tint, one draw an image; one in ten loses its own colours."
     b = len(images)
     grey = images.mean(1, keepdim=True)
     saturation = _uniform((b, 1, 1, 1), 0.4, 1.6, gen)
@@ -442,13 +442,13 @@ class Distiller(nn.Module):
         maps, cls = run_blocks(self.student, *self.student.tokens(early), LEARNED_LAYERS)
         return distil_losses(self.heads([early, *maps], cls), target, maps, self.weights)
 
-# %% ../nbs/23_embedded.ipynb #0f0b8f61
+# %% ../nbs/23_embedded.ipynb #cfd72415
 PHOTO_ENDINGS = ('.jpg', '.jpeg', '.png')
 
 
 def photos_below(
     place: str | Path,  # a photo, or a folder that is searched with all its subfolders
-) -> list[Path]:  # sorted; a PNG beside a JPEG of the same name is a mask and is left away
+) -> list[Path]:  # sorted; a PNG beside a JPEG of the same name is a mask and is left out
     "The JPEG and PNG photos of a file or folder. Hidden files are left out."
     place = Path(place).expanduser()
     if place.is_file(): return [place]

@@ -116,7 +116,7 @@ def _get(url: str, headers: dict[str, str], timeout: float) -> requests.Response
     raise FSSKitError(f"The server answers {reply.status_code} {reply.reason} for '{url}': the address may have "
                       'moved, fetch the file with a browser and pass it as the archive.')
 
-# %% ../nbs/13_fetch.ipynb #285f49c7
+# %% ../nbs/13_fetch.ipynb #f98c1c3c
 def _tag_file(part: Path) -> Path:
     "Beside a partial file: which version of which address it is a part of."
     return part.with_name(part.name + '.tag')
@@ -134,12 +134,16 @@ def _resume_headers(part: Path, url: str, checked: bool) -> dict[str, str]:
     tag = saved[1] if saved[0] == url else ''
     return {'Range': f'bytes={part.stat().st_size}-', **({'If-Range': tag} if tag else {})} if tag or checked else {}
 
+# %% ../nbs/13_fetch.ipynb #9df1a64f
+def _version_of(reply: requests.Response) -> str:
+    "The version that the server names: a strong ETag, else the date, else nothing."
+    tag = reply.headers.get('ETag', '')
+    return reply.headers.get('Last-Modified', '') if not tag or tag.startswith('W/') else tag
+
 
 def _save_tag(part: Path, url: str, reply: requests.Response) -> None:
-    "Remember the version that the server names (a strong ETag, else the date)."
-    tag = reply.headers.get('ETag', '')
-    tag = reply.headers.get('Last-Modified', '') if not tag or tag.startswith('W/') else tag
-    _tag_file(part).write_text(f'{url}\n{tag}', 'utf-8')
+    "Remember the version, beside the partial file."
+    _tag_file(part).write_text(f'{url}\n{_version_of(reply)}', 'utf-8')
 
 # %% ../nbs/13_fetch.ipynb #79d67291
 def _range(reply: requests.Response) -> tuple[int, Optional[int]]:
@@ -159,7 +163,7 @@ def _check_space(folder: Path, need: Optional[int], url: str) -> None:
         raise FSSKitError(f"'{url}' needs {need / 1e9:.1f} GB more, but '{folder}' has {free / 1e9:.1f} GB free: "
                           'choose another folder (FSSKIT_DATA, or root=...).')
 
-# %% ../nbs/13_fetch.ipynb #1fa69eb3
+# %% ../nbs/13_fetch.ipynb #0b780e69
 def _stream(url: str, part: Path, checked: bool, progress: bool, timeout: float) -> None:
     "One connection: append to `part`, or begin it anew if the server cannot continue."
     headers = _resume_headers(part, url, checked)
@@ -169,7 +173,8 @@ def _stream(url: str, part: Path, checked: bool, progress: bool, timeout: float)
             _forget(part)
             raise _Cut
         start, total = _range(reply)
-        if start and start != part.stat().st_size:
+        other = start and headers.get('If-Range', _version_of(reply)) != _version_of(reply)  # a server that ignores If-Range
+        if start and start != part.stat().st_size or other and not checked:
             _forget(part)
             raise _Cut
         _check_space(part.parent, total and total - start, url)

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['SIMPLE', 'VARIANTS', 'PAPER_MIOU', 'CHOICES', 'OUTPUT_PARTS', 'DECODER_PARTS', 'Settings', 'check_choice',
-           'sized_for', 'choose_settings', 'MatchResidual', 'match_scores', 'correlate', 'similarity_maps',
-           'make_image', 'make_decoder', 'answer_episodes', 'frozen_levels', 'vote', 'vote_queries', 'AnsweringModel',
-           'FSDINO', 'settings_of', 'Plan', 'plan_model', 'build_model', 'mark_learned']
+           'check_settings', 'sized_for', 'choose_settings', 'MatchResidual', 'match_scores', 'correlate',
+           'similarity_maps', 'make_image', 'make_decoder', 'answer_episodes', 'frozen_levels', 'vote', 'vote_queries',
+           'AnsweringModel', 'FSDINO', 'settings_of', 'Plan', 'plan_model', 'build_model', 'mark_learned']
 
 # %% ../nbs/75_fs_dino.ipynb #23ffc77d
 import json
@@ -32,7 +32,7 @@ from .similarity import foreground_minus_background, gather_support, join_layers
 from .visual_prompts import (prototype_similarity, Shares, shot_prototypes, start_from_sam, support_shares,
                                    VisualPromptGenerator)
 
-# %% ../nbs/75_fs_dino.ipynb #c8ad7aa3
+# %% ../nbs/75_fs_dino.ipynb #d4bbba2a
 @dataclass(frozen=True)
 class Settings:
     "What an FS-DINO is made of; a trained head carries its settings."
@@ -44,6 +44,7 @@ class Settings:
     contrast: str = 'signed'  # what the 4D branch knows of the support's background: 'none', 'signed' or 'difference'
     decoder: str = 'trained'  # or 'output' (its mask tokens and last layers only), or 'frozen'
     match: bool = False  # plain dense matching as a dense prompt, and as the answer that the rest corrects
+    trust: float = 1.  # with `match`: share of the learned answer in use, 0 to 1; the rest is plain matching
     topk: int = 5  # cosines that dense matching averages, for each shot
     fine: int = 2  # cells of the matching grid for each cell of the features, along a side; 1 is 10 times faster
     input_size: int = 320  # px, side of the square that photos are squashed to
@@ -67,7 +68,7 @@ VARIANTS = {
 PAPER_MIOU = {'no_distillation': 52.8, 'compact': 57.2, 'prototype': 58.2, 'semantic': 59.6, 'correlation': 62.3,
               'full': 64.0}  # per cent, COCO-20i, 1 shot; the last with 4D convolutions (64.5 with the paper's Mamba)
 
-# %% ../nbs/75_fs_dino.ipynb #d7072749
+# %% ../nbs/75_fs_dino.ipynb #46f49ffa
 CHOICES = {'adapter': ('distilled', 'random', 'trained', 'none'), 'contrast': ('none', 'signed', 'difference'),
            'decoder': ('trained', 'output', 'frozen'), 'shots': ('early', 'concat', 'vote')}
 
@@ -81,6 +82,13 @@ def check_choice(
         raise FSSKitError(f"fs_dino: {name}='{value}' is not known: choose {', '.join(map(repr, CHOICES[name]))}.")
 
 
+def check_settings(settings: Settings) -> Settings:
+    "The same settings; FSSKitError when one of them has no such value."
+    for name in ('adapter', 'contrast', 'decoder'): check_choice(name, getattr(settings, name))
+    if 0 <= settings.trust <= 1: return settings
+    raise FSSKitError(f'fs_dino: trust={settings.trust!r} must lie between 0 (plain matching) and 1 (the learned answer).')
+
+# %% ../nbs/75_fs_dino.ipynb #496a2d8e
 def sized_for(
     backbone: nn.Module,
 ) -> dict:  # entries of `Settings`
@@ -90,7 +98,7 @@ def sized_for(
     return dict(input_size=final_size(backbone), layers=layers, early=early_layer(backbone),
                 widths=(16, 64, 128) if large else (8, 16, 32), mix='light' if large else 'none')
 
-# %% ../nbs/75_fs_dino.ipynb #892c7145
+# %% ../nbs/75_fs_dino.ipynb #4120ae30
 def choose_settings(
     backbone: nn.Module,
     variant: Optional[str] = None,  # one of VARIANTS; None: 'full'
@@ -100,16 +108,16 @@ def choose_settings(
     if (variant := variant or 'full') not in VARIANTS:
         raise FSSKitError(f"fs_dino: there is no variant '{variant}': choose {', '.join(VARIANTS)}.")
     chosen = {name: tuple(value) if isinstance(value, list) else value for name, value in given.items()}
-    settings = replace(VARIANTS[variant], **{**sized_for(backbone), **chosen})
-    for name in ('adapter', 'contrast', 'decoder'): check_choice(name, getattr(settings, name))
-    return settings
+    return check_settings(replace(VARIANTS[variant], **{**sized_for(backbone), **chosen}))
 
-# %% ../nbs/75_fs_dino.ipynb #5dca0f72
+# %% ../nbs/75_fs_dino.ipynb #bf959e64
 class MatchResidual(nn.Module):
-    "Plain matching, corrected: scale x score + bias + gate x correction. The gate starts closed."
+    "Plain matching, corrected: scale x score + bias + gate x correction. The gate starts closed. In use, trusted in part."
     def __init__(self,
-                 scale: float = 10.):  # logits for a difference of cosines of 1, at first
+                 scale: float = 10.,  # logits for a difference of cosines of 1, at first
+                 trust: float = 1.):  # share of the learned answer when not in training; the rest is scale x score
         super().__init__()
+        self.scale, self.trust = scale, trust
         self.log_scale, self.bias = nn.Parameter(torch.tensor(math.log(scale))), nn.Parameter(torch.zeros(()))
         self.gate = nn.Parameter(torch.zeros(()))
 
@@ -117,7 +125,9 @@ class MatchResidual(nn.Module):
                 correction: Tensor,  # (B, H, W) logits of the decoder
                 score: Tensor,  # (B, h, w) of dense matching, foreground where > 0
                 ) -> Tensor:  # (B, H, W)
-        return self.log_scale.exp() * enlarge(score, correction.shape[-2:]) + self.bias + self.gate * correction
+        plain = enlarge(score, correction.shape[-2:])
+        learned = self.log_scale.exp() * plain + self.bias + self.gate * correction
+        return learned if self.training else self.trust * learned + (1 - self.trust) * self.scale * plain
 
 # %% ../nbs/75_fs_dino.ipynb #e5dc0fcb
 @torch.no_grad()
@@ -247,10 +257,10 @@ def vote_queries(
         answers.append(enlarge(main_logits(answer_episodes(model, shot)), (model.input_size,) * 2))
     return vote(torch.stack(answers))
 
-# %% ../nbs/75_fs_dino.ipynb #a00cba10
+# %% ../nbs/75_fs_dino.ipynb #ff0b5bd8
 class AnsweringModel(TrainableModel):
     "How an FS-DINO answers; `FSDINO` adds how it is made."
-    name, free_options = 'fs_dino', ('shots',)
+    name, free_options = 'fs_dino', ('shots', 'trust')
 
     def frozen_features(self, images: Tensor) -> list[Tensor]: return frozen_levels(self, images)
 
@@ -268,7 +278,7 @@ class AnsweringModel(TrainableModel):
         settings['layers_4d'] = settings.pop('layers')
         return {**super().describe(), 'variant': self.variant, 'shots': self.shots, **settings, 'parts': self.parts}
 
-# %% ../nbs/75_fs_dino.ipynb #26841202
+# %% ../nbs/75_fs_dino.ipynb #7bb3837c
 class FSDINO(AnsweringModel):
     "FS-DINO: an adapter for the image, prompts from the support, a 4D branch, SAM's decoder. Options: see `Settings`."
     def __init__(self,
@@ -278,7 +288,7 @@ class FSDINO(AnsweringModel):
                  shots: str = 'early',  # K supports: 'early' (pooled), 'concat' (a token each) or 'vote' (a pass each)
                  adapter: Optional[str] = None, prototype: Optional[bool] = None, semantic: Optional[bool] = None,
                  background: Optional[bool] = None, correlation: Optional[bool] = None, contrast: Optional[str] = None,
-                 decoder: Optional[str] = None, match: Optional[bool] = None, topk: Optional[int] = None,
+                 decoder: Optional[str] = None, match: Optional[bool] = None, trust: Optional[float] = None, topk: Optional[int] = None,
                  input_size: Optional[int] = None, layers: Optional[Sequence[int]] = None, early: Optional[int] = None,
                  fine: Optional[int] = None, widths: Optional[Sequence[int]] = None, mix: Optional[str] = None,
                  hidden: Optional[int] = None,
@@ -292,7 +302,7 @@ class FSDINO(AnsweringModel):
         super().__init__(backbone, plan.settings.input_size, plan.layers)
         build_model(self, plan, adapter_weights, sam, sam_weights, seed)
 
-# %% ../nbs/75_fs_dino.ipynb #af1a6ec2
+# %% ../nbs/75_fs_dino.ipynb #5d85d3e7
 def settings_of(
     path: Path,  # of a trained head
     backbone: nn.Module,  # that it will work with
@@ -301,14 +311,15 @@ def settings_of(
 ) -> tuple[str, Settings]:  # variant and settings
     "What a head was trained with; FSSKitError when model, encoder or an option are others."
     kept, plain = head_facts(path)['settings'], lambda value: tuple(value) if isinstance(value, list) else value
-    own = {f.name: plain(kept.get('layers_4d' if f.name == 'layers' else f.name)) for f in fields(Settings)}
-    asked = dict(model='fs_dino', backbone=backbone.name, weights=backbone.weights_id, **given)
+    own = {f.name: plain(kept.get('layers_4d' if f.name == 'layers' else f.name, f.default)) for f in fields(Settings)}
+    free = {name: value for name, value in given.items() if name in AnsweringModel.free_options}
+    asked = dict(model='fs_dino', backbone=backbone.name, weights=backbone.weights_id, **{k: v for k, v in given.items() if k not in free})
     if variant: asked['variant'] = variant
     for name, value in asked.items():
         if plain(value) != (trained := own.get(name, kept.get(name))):
             raise FSSKitError(f"'{path}' was trained with {name}={trained!r}, not {plain(value)!r}: leave the option "
                               'out, take what the file was trained with, or train another head.')
-    return kept['variant'], Settings(**own)
+    return kept['variant'], check_settings(Settings(**own | free))
 
 # %% ../nbs/75_fs_dino.ipynb #b14746a2
 class Plan(NamedTuple):
@@ -330,7 +341,7 @@ def plan_model(backbone: nn.Module, variant: Optional[str], head: Union[str, Pat
               *(backbone.default_layers if settings.match else ())}
     return Plan(variant or 'full', settings, shots, tuple(sorted(wanted)), file)
 
-# %% ../nbs/75_fs_dino.ipynb #acf6f97c
+# %% ../nbs/75_fs_dino.ipynb #5ca72a4c
 def build_model(model: FSDINO, plan: Plan, adapter: Union[str, Path], sam: Optional[str],
                 sam_weights: Union[str, Path, None], seed: int) -> None:
     "Adapter, prompts, 4D branch, decoder and residual, as planned."
@@ -346,7 +357,7 @@ def build_model(model: FSDINO, plan: Plan, adapter: Union[str, Path], sam: Optio
         model.branch = CorrelationNet(len(s.layers), s.widths, mix=s.mix) if s.correlation else None
         model.coarse = nn.Conv2d(width, 1, 1) if s.correlation else None
         model.decoder = make_decoder(model.prompts, sam, sam_weights)
-        model.residual = MatchResidual() if s.match else None
+        model.residual = MatchResidual(trust=s.trust) if s.match else None
     mark_learned(model)
     if s.decoder != 'frozen' and sam and sam_weights: model.rates['decoder'] = 1e-4  # slowly: it knows something
     if plan.file: load_head(model, plan.file)

@@ -28,13 +28,13 @@ from .pseudo_prompts import prior_size, pseudo_prompts, PseudoPrompts, resize
 from .sam2 import load_sam2, RELEASED, SAM2_MODELS, SAM2Base, TINY_SIZE
 from .similarity import finite_features
 
-# %% ../nbs/86_fssam.ipynb #d7108a39
+# %% ../nbs/86_fssam.ipynb #a7e33969
 @dataclass(frozen=True)
 class Settings:
     "What an FSSAM does; a trained head carries its settings."
     pseudo_prompts: bool = True  # the query gets a memory of its own; False: it only reads the supports'
     refinement: bool = True  # that memory is refined
-    calibration: bool = True  # it is trusted where it looks like the support's object
+    calibration: bool = True  # it counts where it looks like the support's object, or like the place that reads
     iterations: int = 3  # of the refinement
     refinement_version: str = 'v1'  # or 'v2', see `refine`
     alpha: float = 10.  # of the calibration, as the next three; see `Calibration`

@@ -96,7 +96,7 @@ def check_pairs(image: Tensor, sparse: Tensor, dense: Tensor, width: int) -> Non
             raise FSSKitError(f'mask decoder: {name} has shape {seen[name]}, wanted {wanted[name]}: give as many '
                               f'prompts as images, all with {width} channels on one grid.')
 
-# %% ../nbs/72_mask_decoder.ipynb #bfae7e3d
+# %% ../nbs/72_mask_decoder.ipynb #05bcafba
 def decode_pairs(decoder: PairedDecoder, image: Tensor, sparse: Tensor, dense: Tensor, weight: Tensor | None = None,
                  multimask: bool = False) -> tuple[Tensor, Tensor]:
     "The forward pass of `PairedDecoder`."
@@ -104,7 +104,11 @@ def decode_pairs(decoder: PairedDecoder, image: Tensor, sparse: Tensor, dense: T
     check_pairs(image, sparse, dense, net.transformer_dim)
     own = torch.cat([net.iou_token.weight, net.mask_tokens.weight])
     tokens = torch.cat([own.expand(len(image), -1, -1), sparse], 1)
-    if weight is not None: weight = torch.cat([weight.new_ones(len(own)), weight])
+    if weight is not None:
+        if weight.shape != sparse.shape[1:2]:
+            raise FSSKitError(f'mask decoder: weight has shape {tuple(weight.shape)}, wanted ({sparse.shape[1]},): one number '
+                              'for each prompt token.')
+        weight = torch.cat([weight.new_ones(len(own)), weight])
     flat = [rearrange(t, 'b c h w -> b (h w) c') for t in (image + dense, place_codes(
         decoder.pe_layer.positional_encoding_gaussian_matrix.to(image), grid))]
     tokens, seen = converse(net.transformer, *flat, tokens, weight)

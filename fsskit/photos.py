@@ -268,7 +268,7 @@ def _check_encoding(encoding: str, label: Optional[int]) -> str:
         raise FSSKitError(f"label={label} goes with encoding='voc', but encoding='{encoding}' was given: drop one.")
     return 'voc' if label is not None else encoding
 
-# %% ../nbs/02_photos.ipynb #1d92d4ba
+# %% ../nbs/02_photos.ipynb #5ae2490a
 def _auto(values: np.ndarray, name: str, image: Optional[Image.Image]) -> np.ndarray:
     "The 'auto' encoding: labels where the numbers can only be labels, brightness otherwise, never a guess."
     found = set(np.unique(values).tolist())
@@ -277,6 +277,9 @@ def _auto(values: np.ndarray, name: str, image: Optional[Image.Image]) -> np.nda
     if found == {0, 1, 255}:
         raise FSSKitError(f"The {name} holds 0, 1 and 255, which has two readings: use encoding='voc' if 1 is the "
                           "object and 255 is ignored, 'binary' if 255 is the object.")
+    if {0, 255} < found and max(found - {255}) <= 20:  # a blurred edge would have lighter greys, too
+        raise FSSKitError(f"The {name} holds 255 and otherwise only labels up to {max(found - {255})}: say label=... if "
+                          "255 is an ignored border, encoding='binary' if 255 is the object.")
     return _from_brightness(values, name)
 
 

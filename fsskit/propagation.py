@@ -6,10 +6,10 @@
 __all__ = ['LENGTH', 'OTHERS', 'WEIGHTS', 'HELD_OUT', 'SAM2_USE', 'region_iou', 'Tracked', 'remember', 'track', 'check_clip',
            'clip_tensor', 'propagate', 'Film', 'Lesson', 'LessonPlan', 'film', 'camera', 'jitter', 'lesson_from',
            'raw_lesson', 'training_clip', 'frame_losses', 'spread', 'batch_of', 'held_out_lessons', 'exchanged',
-           'held_out_scores', 'Sam2Task', 'follow_losses', 'sam2_step', 'new_tiny', 'classes_seen', 'sam2_card',
-           'export_sam2', 'build_sam2_task', 'train_sam2']
+           'held_out_scores', 'Sam2Task', 'prompted', 'follow_losses', 'sam2_step', 'new_tiny', 'classes_seen',
+           'sam2_card', 'export_sam2', 'build_sam2_task', 'train_sam2']
 
-# %% ../nbs/58_propagation.ipynb #78caf3ab
+# %% ../nbs/58_propagation.ipynb #5b78654f
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -24,7 +24,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from .backbones import create_backbone
-from .cutouts import copy_first_iou, CutoutPool, gather_cutouts, moving_clip
+from .cutouts import CutoutPool, gather_cutouts, moving_clip
 from .embedded import EmbeddedViT
 from .fetch import atomic_write
 from .fieldguide import CLASS_NAMES, N_CLASSES, gauss, generator, pick
@@ -34,7 +34,7 @@ from .sam import best_checkpoint, dice_loss, focal_loss, hint_losses, low_iou, r
 from .sam2 import build_sam2, load_sam2, SAM2Base, TINY_FILE
 from .smallworld import video
 from .training import (card_data, card_recipe, fit, half_precision, limited_threads, ModelCard, pick_device,
-                             read_checkpoint, refuse_overwriting, save_weights, weight_facts)
+                             read_checkpoint, refuse_overwriting, save_weights, start_from, weight_facts)
 
 # %% ../nbs/58_propagation.ipynb #e6d614d8
 def region_iou(
@@ -294,20 +294,21 @@ def exchanged(first: Features) -> Features:
     "The features of the neighbour in the batch."
     return first._replace(maps=[x.roll(1, 1) for x in first.maps])
 
-# %% ../nbs/58_propagation.ipynb #c84ad5f1
+# %% ../nbs/58_propagation.ipynb #a8405ccc
 @torch.no_grad()
 def held_out_scores(
     model: SAM2Base,
-    lessons: Sequence[Lesson],  # at least two
+    lessons: Sequence[Lesson],  # at least two, each with one object
 ) -> dict[str, float]:  # score; swapped: with another clip's first frame as memory; copy_first
-    "Mean region IoU over the propagated frames of lessons."
+    "Mean region IoU over the propagated frames of lessons in which the object can be seen."
     images, masks, owner = (x.to(model.device) for x in batch_of(lessons))
-    frames, ious = [spread(image_features(model, one), 1, owner)[0] for one in images], {}
+    frames, shown = [spread(image_features(model, one), 1, owner)[0] for one in images], masks[1:].flatten(2).any(2)
+    mean = lambda found: low_iou(torch.stack(list(found)), masks[1:])[shown].mean().item()
+    ious = {'copy_first': mean([masks[0]] * len(shown))}
     for name, first, mask in (('score', frames[0], masks[0]), ('swapped', exchanged(frames[0]), masks[0].roll(1, 0))):
         found = list(track(model, [first, *frames[1:]], mask, len(images)))[1:]
-        each = [low_iou(seen.full_mask[:, 0], truth) for seen, truth in zip(found, masks[1:])]
-        ious[name] = torch.stack(each).mean().item()
-    return ious | {'copy_first': float(np.mean([copy_first_iou(one) for lesson in lessons for one in lesson.masks]))}
+        ious[name] = mean(seen.full_mask[:, 0] for seen in found)
+    return ious
 
 # %% ../nbs/58_propagation.ipynb #f7bb8041
 class Sam2Task(nn.Module):
@@ -339,7 +340,17 @@ class Sam2Task(nn.Module):
     def validate(self) -> dict[str, float]:
         return held_out_scores(self.model, held_out_lessons(self.held_out, self.plan.size, self.plan.canvas))
 
-# %% ../nbs/58_propagation.ipynb #68e57723
+# %% ../nbs/58_propagation.ipynb #861e4ef1
+def prompted(
+    model: SAM2Base,
+    features: Features,  # of B pictures
+    masks: Tensor,  # (B, H, W) in [0, 1]
+) -> Tracked:  # with one candidate
+    "What the heads say when the mask itself is the prompt; SAM 2 takes the pointer of a given mask from here."
+    small = model.mask_downsample(square_masks(model, masks))
+    return Tracked(*model._forward_sam_heads(features.grid(), mask_inputs=small, high_res_features=features.fine))
+
+# %% ../nbs/58_propagation.ipynb #bac2aa31
 def follow_losses(
     task: Sam2Task,
     step: int,
@@ -352,7 +363,8 @@ def follow_losses(
     forced = generator('forced', task.seed, step).random() < 1 - step / max(task.hint_steps, 1)
     features, truth = spread(whole, len(masks), owner), masks if forced else None
     frames = list(track(task.model, features, masks[0], len(masks), true_masks=truth))
-    costs = [frame_losses(seen, target) for seen, target in zip(frames[1:], masks[1:])]
+    frames[0] = prompted(task.model, features[0], masks[0])
+    costs = [frame_losses(seen, target) for seen, target in zip(frames, masks)]
     return {name: torch.stack([c[name] for c in costs]).mean() for name in WEIGHTS}
 
 
@@ -443,7 +455,7 @@ def build_sam2_task(
         torch.default_generator.manual_seed(seed)
         return Sam2Task(model, plan, seed, batch, teacher, *((0, 0, 0) if init else (600, 600, 2400))).to(device)
 
-# %% ../nbs/58_propagation.ipynb #26a120b4
+# %% ../nbs/58_propagation.ipynb #f0bd6d17
 def train_sam2(
     data: str | Sequence[str],  # data sets with masks for moving cut-outs: coco:PATH, folder:PATH, ...; () for none
     out: str | Path,  # folder for checkpoints, logs, sam2_tiny.safetensors and its card
@@ -472,5 +484,5 @@ def train_sam2(
         pool = gather_cutouts(data, backdrops, exclude, smallworld, progress=progress) if data or smallworld else None
         task = build_sam2_task(pool, init, size, batch, films, seed, pick_device(device))
         fit(task, out, steps, minutes, resume, lr, validate_every=validate_every, patience=patience, progress=progress)
-        start = f'the weights {task.model.weights_id}' if init else 'random weights, hints of the embedded encoder'
+        start = start_from(init) if init else 'random weights, hints of the embedded encoder'
         return export_sam2(out, task, start, data_note)

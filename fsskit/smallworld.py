@@ -141,7 +141,7 @@ def _shown(actors, frame: tuple[float, float], side: int = 72) -> tuple[list[flo
     labels, size = visible_labels(covers), side ** 2
     return [float((labels == k + 1).sum()) / size for k in range(len(actors))], [float(c.sum()) / size for c in covers]
 
-# %% ../nbs/10_smallworld.ipynb #20d06d9c
+# %% ../nbs/10_smallworld.ipynb #fc637921
 @lru_cache(maxsize=512)
 def plan(class_id: int,  # 0 .. 87
          index: int,  # which picture of the class
@@ -159,6 +159,8 @@ def plan(class_id: int,  # 0 .. 87
         mine = [(v, w) for v, w, a in zip(visible, whole, actors) if a.class_id == class_id]
         if .02 < sum(v for v, _ in mine) / frame[0] / frame[1] < .46 and all(v > .55 * w for v, w in mine):
             break
+    else:
+        raise FSSKitError(f'no layout of {CLASS_NAMES[class_id]} {index} (seed {seed}, aspect {aspect:.2f}) shows it well; take another index')
     light = np.array([rng.uniform(-.7, .7), -rng.uniform(.35, .8), .75])
     light = tuple((light / np.linalg.norm(light)).tolist())
     tint = oklch(rng.uniform(.94, 1), rng.uniform(0, .03), rng.random()) * rng.uniform(.95, 1.22)
@@ -218,10 +220,10 @@ class Scene(NamedTuple):
         "Union of the visible pixels of all instances of a class."
         return np.isin(self.labels, [k + 1 for k, c in enumerate(self.classes) if c == class_id]).astype(np.uint8)
 
-# %% ../nbs/10_smallworld.ipynb #2e9bb311
+# %% ../nbs/10_smallworld.ipynb #798b7730
 def compose(canvas: np.ndarray,  # (3,H,W) float32, changed in place
             actors,  # in drawing order
-            light: tuple[float, float, float],  # unit vector towards the light: right, down, towards us
+            light: tuple[float, float, float],  # vector towards the light: right, down, towards us
             grounded: bool  # shadows at the feet instead of around
             ) -> np.ndarray:  # (H,W) uint8: which actor (from 1) shows where
     "Draw actors with their shadows over a canvas."
@@ -382,7 +384,7 @@ def atlas(class_ids: list[int],  # one row each
     figure.subplots_adjust(.07, .01, .995, .99, .03, .03)
     return figure
 
-# %% ../nbs/10_smallworld.ipynb #861a186c
+# %% ../nbs/10_smallworld.ipynb #b47ac0f0
 class Video(NamedTuple):
     "A clip that follows one individual."
     frames: np.ndarray  # (T,H,W,3) uint8 RGB
@@ -393,7 +395,7 @@ class Video(NamedTuple):
 
 @dataclass(frozen=True)
 class Motion:
-    "How an actor moves: every quantity swings around its start; time 1 is sixteen frames."
+    "How an actor moves: every quantity swings around its planned value; time 1 is sixteen frames."
     actor: Actor
     speed: np.ndarray  # (5,) cycles per unit of time: right, down, turn, size, squash
     phase: np.ndarray  # (5,) radians
@@ -443,7 +445,7 @@ def _direct(class_id: int, rng, frame: tuple, grounded: bool, horizon: float) ->
         movers.append(_set_moving(screen, rng, 0., grounded))
     return movers, order.index(0)
 
-# %% ../nbs/10_smallworld.ipynb #f3f0013f
+# %% ../nbs/10_smallworld.ipynb #50aecb12
 def _film(class_id: int, index: int, frames: int, frame: tuple[float, float], seed: int):
     "Key, backdrop, horizon, the actors of every frame and the place of the hero among them."
     pool_of(class_id)
@@ -459,9 +461,11 @@ def _film(class_id: int, index: int, frames: int, frame: tuple[float, float], se
         share = area / np.array([max(whole[hero], .01) for _, whole in seen])
         if share[0] > .75 and area[0] > .025 * frame[0] * frame[1] and share.mean() > .6 and area.min() > .2 * area[0]:
             break
+    else:
+        raise FSSKitError(f'no clip of {CLASS_NAMES[class_id]} {index} (seed {seed}) shows it well; take another index')
     return key, backdrop, horizon, steps, hero
 
-# %% ../nbs/10_smallworld.ipynb #1e924015
+# %% ../nbs/10_smallworld.ipynb #072a6b3a
 def video(class_id: int,  # 0 .. 87
           index: int,  # which clip of the class
           frames: int = 16,  # number of pictures
@@ -472,7 +476,7 @@ def video(class_id: int,  # 0 .. 87
     frame = max(w / h, 1.), max(h / w, 1.)
     key, backdrop, horizon, steps, hero = _film(class_id, index, frames, frame, seed)
     rng = generator('paint', *key)
-    light = rng.uniform(-.7, .7), -rng.uniform(.35, .8), .75
+    light = rng.uniform(-.7, .7), -rng.uniform(.35, .8), .75  # 0.83 to 1.28 long: the strength varies too
     scenery, pictures, masks = BACKDROPS[backdrop](rng, h, w, horizon).astype(np.float32), [], []
     for actors in steps:
         canvas = scenery.copy()

@@ -125,12 +125,12 @@ class CorrelationPrompt(nn.Module):
             correlation = F.interpolate(correlation, tuple(grid), mode='bilinear', align_corners=False)
         return self.project(correlation)
 
-# %% ../nbs/70_visual_prompts.ipynb #d1b84f75
+# %% ../nbs/70_visual_prompts.ipynb #ba4f1a39
 class VisualPrompts(NamedTuple):
     "What the decoder is told besides the image."
     sparse: Tensor  # (B, N, out) tokens; N may be 0
     dense: Tensor  # (B, out, h, w), added to the image embedding
-    weight: Tensor  # (N,) how much each token counts in attention: 1, or 1/K for each of K shots
+    weight: Tensor  # (N,) how much each token counts in attention: 1, or 1/K where each of K shots has its own
 
 # %% ../nbs/70_visual_prompts.ipynb #a88ba340
 class VisualPromptGenerator(nn.Module):

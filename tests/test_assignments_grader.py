@@ -9,6 +9,8 @@ from pathlib import Path
 import nbformat
 import numpy as np
 import psutil
+import pygments.formatters
+import pygments.lexers
 import pytest
 import torch
 from hypothesis import given, settings
@@ -463,6 +465,15 @@ def test_leaks_are_found(small_set, tmp_path):
     (tmp_path / 'site/page.html').write_text(SET_CHECKS)
     (faults,) = release.prove([small_set], [tmp_path / 'site'])
     assert 'page.html holds ps9 checks.py' in faults and release.prove([small_set], [small_set / 'the.secret']) == []
+    coloured = pygments.highlight(SET_CHECKS, pygments.lexers.PythonLexer(), pygments.formatters.HtmlFormatter(full=True))
+    assert not release.leaks(secret, coloured, 3)  # a tag around every word
+    (tmp_path / 'site/page.html').write_text(coloured)
+    (fault,) = release.prove([small_set], [tmp_path / 'site'])
+    assert 'page.html holds ps9 checks.py' in fault
+    checks = (small_set / 'checks.py').read_bytes()
+    (tmp_path / 'weights.bin').write_bytes(bytes(range(256)) * 3 + checks + bytes(100))
+    (fault,) = release.prove([small_set], [tmp_path / 'weights.bin'])
+    assert 'weights.bin holds ps9 checks.py' in fault
 
 
 def test_the_course_itself_can_be_released():

@@ -540,6 +540,15 @@ def test_hub_takes_a_local_file_first(weights, monkeypatch):
     assert torch.equal(found(images)[0], kept[1](images)[0]) and found.weights_id.startswith('sha256:')
 
 
+@pytest.mark.parametrize('asked', ['dinov2_vitb14_reg', 'vit_base_patch14_reg4_dinov2'])
+def test_hub_knows_the_file_names_of_dinov2(weights, asked):
+    (weights / 'dinov2_vitb14_pretrain.pth').touch()  # of the model without registers
+    assert B._local_weights(asked) is None
+    (file := weights / 'dinov2_vitb14_reg4_pretrain.pth').touch()
+    assert B._local_weights(asked) == file
+    assert B._local_weights('dinov2_vitb14') == weights / 'dinov2_vitb14_pretrain.pth'
+
+
 def test_hub_with_network(weights, monkeypatch):
     asked = []
     def fetched(name, real=timm.create_model, **options):
@@ -664,6 +673,10 @@ def test_the_files_not_used_for_longest_go_first(tmp_path):
     left = {p.stem for p in tmp_path.iterdir()}
     assert {'k0', 'k10', 'k11', 'k12'} <= left and {'k1', 'k2', 'k3'} & left == set()
     assert cache.bytes == sum(p.stat().st_size for p in tmp_path.iterdir()) <= 50_000 * 3 // 4
+    last = max(tmp_path.iterdir(), key=lambda p: p.stat().st_mtime).stem
+    for size in (9, 3, 30):
+        cache.put(last, [torch.ones(size, 10)])  # the same key again: its old file does not count
+        assert cache.bytes == sum(p.stat().st_size for p in tmp_path.iterdir())
 
 
 def test_cache_survives_files_that_vanish_and_refuses_strange_keys(tmp_path, monkeypatch):

@@ -29,8 +29,6 @@ from fsskit.smallworld import scene
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / 'benchmarks'))
 from explorer import find_chromium, measure, open_browser, summary  # noqa: E402
 
-pytestmark = pytest.mark.alone  # the browser wants a core of its own
-
 GRID, OPACITY = (20, 20), 0.8
 
 
@@ -200,6 +198,7 @@ def test_the_page_pins_and_its_controls_work(exported, view):
     assert_photo(view, query, 1)
 
 
+@pytest.mark.alone  # milliseconds are measured
 def test_from_mouse_to_picture_in_less_than_50_ms(page, photos, tmp_path, record_property):
     largest = similarity_view(*photos, backbone='vit_small_patch14_dinov2', weights=None, size=518)
     path = largest.to_html(tmp_path / 'large.html')
@@ -506,6 +505,7 @@ def test_the_correlation_page_answers_to_the_mouse_and_the_keyboard(page, pairs,
     assert page.problems == [] and {url.split(':')[0] for url in page.addresses} <= {'file', 'data'}
 
 
+@pytest.mark.alone  # milliseconds are measured
 def test_these_two_answer_in_less_than_50_ms_on_37_x_37_cells_too(page, photos, tmp_path, record_property):
     cells, draw = 37 * 37, np.random.default_rng(0)
     table = make_table('random', draw.random((37, 37, 37, 37), dtype=np.float32))

@@ -17,7 +17,6 @@ from fsskit.studio import studio_server
 from test_browser import (assert_text, browser, canvas_pixels, eventually, hover, IDLE, kernel_says, page,  # noqa: F401
                           seen_pixels, wait_for_kernel)
 
-pytestmark = pytest.mark.alone  # the browser wants a core of its own
 
 
 # ---- the stepper's page, without kernel and network
@@ -201,20 +200,29 @@ def test_the_studio_takes_files_and_keys(desk):
     cards.nth(2).focus()
     for key in ('ArrowLeft', 'ArrowLeft', 'ArrowRight', 'b', 'd', 'd'):
         desk.keyboard.press(key)
+
+    def chosen():  # the first key's step passes through the same card: wait until page and kernel have come to rest
+        assert cards.nth(1).get_attribute('aria-selected') == 'true'
+    eventually(desk, chosen)
     wait_for_kernel(desk, 'studio.shelf.chosen', 1)
-    assert cards.nth(1).get_attribute('aria-selected') == 'true'
+    eventually(desk, chosen)
     cards.nth(2).focus()
     desk.keyboard.press('Delete')
     wait_for_kernel(desk, '[s.name for s in studio.desk.sheets]', ['one', 'two'])
     assert desk.evaluate('window.jupyterapp.shell.currentWidget.content.widgets.length') == before
 
 
+SAVED = "fetch('/api/contents/studio.ipynb?content=1').then(answer => answer.text())"
+
+
 def test_a_reload_finds_the_same_studio(desk):
-    desk.wait_for_timeout(2500)  # the notebook is saved once everything has been quiet for two seconds
+    def saved():
+        assert 'widget-view' in desk.evaluate(SAVED), 'the notebook on disk has no studio'
+    eventually(desk, saved, seconds=60)
     kernel_says(desk, '[setattr(studio, "stamp", 42)] and 0')
     marked = kernel_says(desk, 'int(studio.desk.sheets[0].mask.sum())')
     desk.reload()
-    desk.locator('.fsskit-card').nth(1).wait_for(timeout=60_000)
+    desk.locator('.fsskit-card').nth(1).wait_for(timeout=150_000)
     desk.wait_for_function(IDLE, timeout=60_000)
     assert kernel_says(desk, '[studio.stamp, int(studio.desk.sheets[0].mask.sum())]') == [42, marked]
     assert_text(desk.locator('.fsskit-card').first, 'support')

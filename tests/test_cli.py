@@ -316,7 +316,7 @@ def test_train_encoder_options_arrive_under_their_names(monkeypatch):
 
 
 @pytest.mark.parametrize('command, own, values', [
-    ('train-sam', '--images 3', dict(images=3)),
+    ('train-sam', '--init i --close .3 --images 3', dict(init='i', close=.3, images=3)),
     ('train-sam2', '--init i --size 64 --batch 3 --films 9', dict(init='i', size=64, batch=3, films=9))])
 def test_train_sam_options_arrive_under_their_names(monkeypatch, command, own, values):
     words = ('--data coco:a --out o --backdrops x --backdrops y --exclude e --smallworld 0 --steps 7 --minutes 2.5 --resume r --seed 3 --lr .01 '

@@ -156,6 +156,12 @@ def plain(conv, x):
     return by_support + torch.stack([torch.stack(column, -1) for column in columns], -2)
 
 
+def test_four_kernel_sizes_are_query_then_support():
+    conv = CenterPivotConv4d(2, 3, (1, 3, 5, 7))
+    assert conv.query.weight.shape == (3, 2, 1, 3) and conv.support.weight.shape == (3, 2, 5, 7)
+    assert conv(torch.zeros(1, 2, 4, 5, 6, 8)).shape == (1, 3, 4, 5, 6, 8)
+
+
 def loop(conv, x):
     """One output number at a time, with numpy."""
     (kq, kp), (ks, kt) = conv.query.kernel_size, conv.support.kernel_size

@@ -9,7 +9,7 @@ from hypothesis import given, settings, strategies as st
 from PIL import Image
 
 from fsskit import cutouts
-from fsskit.cutouts import (CutoutPool, Cutout, Picture, Pose, Way, copy_first_iou, crop_thing, draw_thing, fit_picture,
+from fsskit.cutouts import (close_view, CutoutPool, Cutout, Picture, Pose, Way, copy_first_iou, crop_thing, draw_thing, fit_picture,
                             gather_cutouts, lay, lift, moving_clip, paste_scene, photo_view, pose_at, stack,
                             training_picture, view, whole_mask, world_pictures)
 from fsskit.datasets import read_coco
@@ -146,13 +146,31 @@ def test_a_view_keeps_image_and_masks_together():
 
 
 def test_views_and_collages_follow_from_seed_and_index(pool):
-    for make in (photo_view, paste_scene, training_picture):
+    for make in (photo_view, paste_scene, training_picture, close_view):
         a, b, c, d = make(pool, 3, 1), make(pool, 3, 1), make(pool, 4, 1), make(pool, 3, 2)
         assert (a.image == b.image).all() and (a.masks() == b.masks()).all()
         assert a.image.shape != c.image.shape or (a.image != c.image).any()
         assert a.image.shape != d.image.shape or (a.image != d.image).any()
     kinds = [training_picture(pool, n, whole=w).source.startswith('paste') for n in range(20) for w in (0, 1)]
     assert kinds[::2] == [True] * 20 and not any(kinds[1::2])
+    near = [training_picture(pool, n, 1, close=.5) for n in range(40)]
+    same = [(a.image.shape, a.image.sum()) == (b.image.shape, b.image.sum())
+            for n, a in enumerate(near) for b in [close_view(pool, n, 1)]]
+    assert 12 <= sum(same) <= 28
+
+
+def test_close_views_come_close():
+    "A disc of 1 % of its photo: the window is 1.2 to 4 times its box, so it covers 5 to 55 % of it, and it is still a disc."
+    far = CutoutPool([Picture(noise(7, 400, 400), (crop_thing(disc(400, 400, 200, 220, 22), 'disc'),))])
+    seen = [close_view(far, n, size=128) for n in range(40)]
+    shares = [p.things[0].area / p.image[..., 0].size for p in seen]
+    assert .04 < min(shares) < .09 and .4 < max(shares) < .56 and all(len(p.things) == 1 for p in seen)
+    for p in seen:
+        left, top, right, bottom = p.things[0].box
+        if left and top and right < p.image.shape[1] and bottom < p.image.shape[0]:  # not cut by the window
+            assert abs(p.things[0].area / ((right - left) * (bottom - top)) - np.pi / 4) < .06
+    corner = CutoutPool([Picture(noise(7, 300, 100), (crop_thing(disc(300, 100, 290, 50, 40), 'edge'),))])
+    assert all(max(close_view(corner, n, size=64).image.shape) == 64 for n in range(10))  # wider than the photo
 
 
 def test_an_empty_window_is_tried_again(pool):

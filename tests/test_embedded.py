@@ -597,7 +597,7 @@ def test_the_card_tells_what_the_run_did(run, teacher_file):
     losses = read_log(home / 'out/log.csv')
     for text in (digest(weights), digest(teacher_file), f'{sum(p.numel() for p in EmbeddedViT().parameters()):,}', f'{weights.stat().st_size:,} bytes',
                  '| cats | 2 |',
-                 '1 photos were kept out of the training by the list `list.txt`', 'cats/bad.jpg', 'CC0, drawn by us',
+                 '1 photo was kept out of the training by the list `list.txt`', 'cats/bad.jpg', 'CC0, drawn by us',
                  'Apache-2.0', 'steps: 1 of 1; seed 3', '8 of 160 px', f"cos16 {losses['cos16'][0]:.4f}",
                  f"loss {losses['loss'][0]:.4f}", 'cpu, CPU threads: 1', f'## Intended use and limits\n\n{INTENDED_USE}', 'start: random weights',
                  '6 transformer blocks of width 192', 'neighbours 0.5',

@@ -332,7 +332,7 @@ def test_features_are_computed_once_and_rounded(tmp_path):
     exact = model.features(to_tensor(boxes(0, 0)[0], 32)[None])[0][0]
     assert first is second and torch.equal(first.levels[0], exact.half()) and model.encoded == 1
     model.encoded = 0
-    fresh = FrozenStore(model, cache)
+    fresh, cache.put = FrozenStore(model, cache), lambda *_: pytest.fail('what came from disk is written again')
     assert torch.equal(fresh(view_of(0, 0)).levels[0], exact.half()) and model.encoded == 0
     fresh(view_of(0, 1, ''))
     assert model.encoded == 1 and len(list(tmp_path.iterdir())) == 1  # not kept on disk
@@ -417,9 +417,9 @@ def test_a_step_is_the_mean_over_its_episodes():
 
 def test_tasks_that_cannot_be_trained(monkeypatch):
     for batch in (0, -1):
-        with pytest.raises(FSSKitError, match=f'batch={batch} episodes cannot be shared by 1 processes'): toy_task(batch=batch)
+        with pytest.raises(FSSKitError, match=f'batch={batch} episodes for 1 process'): toy_task(batch=batch)
     monkeypatch.setattr(episodic, 'team', lambda: Team(0, 3))
-    with pytest.raises(FSSKitError, match='batch=4 episodes cannot be shared by 3 processes'): toy_task()
+    with pytest.raises(FSSKitError, match='batch=4 episodes for 3 process'): toy_task()
     class Nothing(ToyHead): learned = ()
     with pytest.raises(FSSKitError, match="Model 'Nothing' names no learned part"): EpisodicTask(Nothing(), None)
 
@@ -603,6 +603,9 @@ def test_cut_outs_of_a_coco_set_are_single_instances_of_learned_classes(coco_set
     everything = open_dataset(spec, side='train', progress=False)
     assert max(len([t for t in p.things if t.name == 'kind 0']) for p in train_pictures(spec, everything, 60)) == 2
     assert all(len(p.things) == 1 for p in train_pictures('smallworld', toy_set(), 60))
+    names = [p.source for p in train_pictures(spec, everything, 60)]
+    assert [p.source for p in train_pictures(spec, everything, 60, most=len(names) // 2)] == names[::2]
+    assert [p.source for p in train_pictures(spec, everything, 60, most=len(names))] == names
 
 
 def test_the_data_of_a_fold(coco_set, tmp_path):

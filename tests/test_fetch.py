@@ -42,7 +42,7 @@ class Shelf:
     def __init__(self):
         self.bodies, self.cuts, self.asked, self.headers = {}, [], [], []
         self.ranges, self.etag, self.date, self.announce = True, True, False, True
-        self.status, self.wrong_range = None, None
+        self.status, self.wrong_range, self.deaf = None, None, False  # deaf: to If-Range
         shelf = self
 
         class Handler(http.server.BaseHTTPRequestHandler):
@@ -59,7 +59,7 @@ class Shelf:
         self.headers.append(dict(h.headers))
         if self.status or body is None: return h.send_error(self.status or 404)
         tag, date = f'"{zlib.crc32(body)}"', f'Mon, {zlib.crc32(body) % 28 + 1:02d} Jan 2024 00:00:00 GMT'
-        known = h.headers.get('If-Range') in (None, tag, date)
+        known = self.deaf or h.headers.get('If-Range') in (None, tag, date)
         asked = re.match(r'bytes=(\d+)-$', h.headers.get('Range', ''))
         start = int(asked[1]) if asked and self.ranges and known else 0
         self.asked.append(start)
@@ -195,6 +195,14 @@ class TestDownload:
         shelf.cuts[:] = [3 * BLOCK]
         assert download(shelf.url + '/a.bin', tmp_path / 'a.bin', progress=False).read_bytes() == new
         assert shelf.headers[1]['If-Range'] == f'"{zlib.crc32(BODY)}"'
+
+    @pytest.mark.parametrize('date', [False, True])
+    def test_nor_by_a_server_that_ignores_if_range(self, shelf, tmp_path, date):
+        new = BODY[::-1]
+        shelf.bodies['/a.bin'], shelf.deaf, shelf.etag, shelf.date = [BODY, new], True, not date, date
+        shelf.cuts[:] = [3 * BLOCK]
+        assert download(shelf.url + '/a.bin', tmp_path / 'a.bin', progress=False).read_bytes() == new
+        assert shelf.asked == [0, 3 * BLOCK, 0]
 
     def test_another_address_does_not_continue_the_part(self, shelf, tmp_path):
         shelf.bodies['/b.bin'] = BODY[::-1]

@@ -231,7 +231,31 @@ def test_match_residual():
     large = F.interpolate(score[:, None], (8, 6), mode='bilinear', align_corners=False)[:, 0]
     assert torch.allclose(residual(correction, score), 3 * large, atol=1e-5)
     with torch.no_grad(): residual.gate.fill_(2.), residual.bias.fill_(-1.)
-    assert torch.allclose(residual(correction, score), 3 * large - 1 + 2 * correction, atol=1e-5)
+    learned = 3 * large - 1 + 2 * correction
+    assert torch.allclose(residual(correction, score), learned, atol=1e-5)
+    with torch.no_grad(): residual.log_scale.fill_(0.)  # learning moved the scale; plain matching keeps its own
+    learned, residual.trust = learned - 2 * large, .25
+    assert torch.allclose(residual(correction, score), learned, atol=1e-5)  # in training: what is learned
+    assert torch.allclose(residual.eval()(correction, score), .25 * learned + .75 * 3 * large, atol=1e-5)
+
+
+def test_trust_is_chosen_in_use(tmp_path):
+    backbone, options = create_backbone('embedded', None), dict(adapter='random', sam=None, input_size=64, fine=1)
+    made = FSDINO(backbone, 'matched', head=None, trust=.5, **options)
+    with torch.no_grad(): made.residual.gate.fill_(1.)
+    path, photo, mask = save_head(made, tmp_path / 'head.safetensors'), torch.rand(1, 3, 64, 64), torch.zeros(64, 64, dtype=torch.uint8)
+    mask[20:50, 10:40] = 1
+    answers = {}
+    for trust in (None, 0., .5, 1.):
+        model = FSDINO(backbone, head=path, trust=trust).eval()
+        assert model.settings.trust == (.5 if trust is None else trust)
+        with torch.no_grad(): answers[trust] = model.segment(photo, model.encode_support(photo, [mask]))
+    assert torch.equal(answers[None], answers[.5]) and torch.allclose(answers[.5], (answers[0.] + answers[1.]) / 2, atol=1e-3)
+    assert (answers[1.] - answers[0.]).abs().max() > .01
+    assert FSDINO(backbone, 'matched', head=None, **options).settings.trust == 1
+    for wrong in (-.1, 1.5):
+        with pytest.raises(FSSKitError, match=f'trust={wrong} must lie between 0'): FSDINO(backbone, head=path, trust=wrong)
+        with pytest.raises(FSSKitError, match=f'trust={wrong} must lie between 0'): FSDINO(backbone, head=None, trust=wrong, **options)
 
 
 def test_vote_is_the_published_one():

@@ -19,7 +19,7 @@ from fsskit.evaluation import evaluate, remembering
 from fsskit.fssam import (as_features, choose_settings, DICE, find_sam2, FSSAM, LEARNED, PAPER_ITERATIONS, PAPER_MIOU,
                           PAPER_UNTRAINED, place_memory, plain_attention, read_queries, remember, sam2_levels, SAM2_LEVELS, sam2_name,
                           Settings, variant_of, VARIANTS)
-from fsskit.memory import decode, encode_memory, image_features, recall, segment_with
+from fsskit.memory import decode, Decoded, encode_memory, image_features, recall, segment_with
 from fsskit.photos import FSSKitError
 from fsskit.predictor import create_model, FewShotPredictor, list_models, resize_scores
 from fsskit.pseudo_prompts import PseudoPrompts, resize
@@ -251,6 +251,13 @@ def test_ignored_pixels_count_as_background(sam2):
     assert (batch.support_masks == 255).any()
     plain = batch._replace(support_masks=(batch.support_masks == 1).to(torch.uint8))
     assert torch.equal(answer(model, batch), answer(model, plain))
+
+
+def test_a_training_learns_from_the_candidate_with_the_best_score(sam2, monkeypatch):
+    model, masks = build(sam2), rand(2, 3, 8, 8)
+    found = Decoded(masks, torch.tensor([[.1, .9, .2], [.3, .2, .8]]), torch.zeros(2, 1))
+    monkeypatch.setattr(model, 'answer', lambda batch: SimpleNamespace(decoded=found))
+    assert torch.equal(model.episode_logits(None), torch.stack([masks[0, 1], masks[1, 2]]))
 
 
 @pytest.mark.parametrize('marked', ['nothing', 'a pixel', 'everything'])

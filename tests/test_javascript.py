@@ -50,7 +50,10 @@ def test_scripts_fetch_nothing_and_run_no_text(name):
     assert max(map(len, text.splitlines())) <= 130
 
 
-@pytest.mark.parametrize('name', ['pair_explorer', 'mask_painter'])
+USED = sorted({name for path in Path(STATIC).parent.glob('*.py') for name in re.findall(r"_esm = bundle\('(\w+)'\)", path.read_text())})
+
+
+@pytest.mark.parametrize('name', USED)
 def test_a_bundle_is_one_module_with_a_render_function(node, name):
     code = base64.b64encode(bundle(name).encode()).decode()
     script = f"const made = await import('data:text/javascript;base64,{code}');\n"

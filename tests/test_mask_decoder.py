@@ -117,6 +117,8 @@ def test_equal_tokens_that_share_one_weight_are_one_token(small, k):
     for got, want in zip(small(image, sparse.repeat(1, k, 1), dense, weight), small(image, sparse, dense)):
         assert torch.allclose(got, want, atol=1e-5)
     assert not torch.allclose(small(image, sparse.repeat(1, k, 1), dense)[0], small(image, sparse, dense)[0], atol=1e-4)
+    with pytest.raises(FSSKitError, match=rf'weight has shape \({2 * k},\), wanted \({k},\)'):
+        small(image, sparse[:, :1].repeat(1, k, 1), dense, weight)
 
 
 @torch.no_grad()

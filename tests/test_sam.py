@@ -10,15 +10,15 @@ from safetensors.torch import load_file, save_file
 from segment_anything import SamPredictor, sam_model_registry
 
 from fsskit import sam as module
-from fsskit.cutouts import CutoutPool, fit_picture, world_pictures
+from fsskit.cutouts import close_view, CutoutPool, fit_picture, world_pictures
 from fsskit.embedded import EmbeddedViT
 from fsskit.fieldguide import generator
 from fsskit.photos import FSSKitError, save_mask
-from fsskit.sam import (build_sam, build_task, central_point, coarse_mask, corrected, decode, decoder_attention, dice_loss,
+from fsskit.sam import (build_sam, build_task, central_point, closer_mask, coarse_mask, corrected, decode, decoder_attention, dice_loss,
                         draw_prompt, embed_image, encode, fitted, focal_loss, hold_out, interior_points, jittered_box,
                         KINDS, load_sam, low_iou, make_prompt, patch_waves, Prompt, rough_logits, sam_losses, sam_masks,
                         SAM_SIZES, SamSize, SamTask, train_sam, validate_sam, warm_start)
-from fsskit.training import fit, learned_parameters, one_step, read_checkpoint, set_training
+from fsskit.training import fit, learned_parameters, one_step, read_checkpoint, save_weights, set_training
 
 MICRO = SamSize(64, 32, 2, 2, (1,), 4)  # grid 4 x 4, masks 16 x 16
 
@@ -446,12 +446,59 @@ def test_training_writes_weights_and_a_card(tmp_path):
     assert all(torch.equal(best[k].half(), state[k]) for k in state)
     assert sam_masks(load_sam('sam_tiny', weights), image, box=[20, 20, 80, 80]).masks.shape == (3, 96, 96)
     card = weights.with_suffix('.md').read_text()
-    for text in ('pear (3)', '| set | 3 |', '1 photos were kept out', 'out.txt', 'made for a test', 'seed 0', 'embedded encoder'):
+    for text in ('pear (3)', '| set | 3 |', '1 photo was kept out', 'out.txt', 'made for a test', 'seed 0', 'embedded encoder'):
         assert text in card, text
     with pytest.raises(FSSKitError, match='already holds a training'):
         train_sam(f'folder:{folder}', tmp_path / 'run', smallworld=0, steps=2, progress=False)
+    more = train_sam(f'folder:{folder}', tmp_path / 'more', smallworld=0, steps=1, images=2, prompts=1, init=weights, close=.4,
+                     lr=1e-9, validate_every=None, threads=1, progress=False)
+    assert max((v.float() - state[k].float()).abs().max() for k, v in load_file(more).items()) < 1e-3  # it began with them
+    told = more.with_suffix('.md').read_text()
+    assert '- start: the weights sha256:' in told and '); 40% of the pictures come close' in told and '(start: waves' in told
 
 
 def test_build_task_without_hints(pool):
     task = build_task(CutoutPool(pool.pictures * 3), images=1, prompts=1, hints=False, validation=6)
     assert task.teacher is None and task.learned == ('sam',) and len(task.held_out) == 2
+
+
+def test_a_training_goes_on_from_weights_and_comes_close(pool, tmp_path):
+    before = load_sam('sam_tiny', None, 3).state_dict()
+    save_weights(before, tmp_path / 'first.safetensors')
+    task = build_task(CutoutPool(pool.pictures * 3), images=1, prompts=1, validation=6, init=tmp_path / 'first.safetensors', close=.5)
+    assert task.teacher is None and all(torch.equal(v, before[k].half().float()) for k, v in task.sam.state_dict().items())
+    assert len(task.held_out) == 2 + 60 and all(p.things for p in task.held_out)
+    from_near = [task.make(task.pool, n, 0, 64) for n in range(20)]
+    assert 3 < sum((a.image.shape, a.image.sum()) == (b.image.shape, b.image.sum())
+                   for n, a in enumerate(from_near) for b in [close_view(task.pool, n, 0, 64)]) < 17
+
+
+def test_windows_around_a_box_agree_on_the_photo(monkeypatch):
+    "A decoder that always marks the middle quarter of its box: from every window it must be the same place of the photo."
+    sam, photo = load_sam('sam_tiny', None), np.zeros((150, 240, 3), np.uint8)
+
+    def middle(sam, embedding, prompt):
+        (left, top, right, bottom), cells = prompt.boxes[0].tolist(), torch.arange(64) * 4 + 1.5
+        across = ((cells - (left + right) / 2).abs() < (right - left) / 4).float()
+        down = ((cells - (top + bottom) / 2).abs() < (bottom - top) / 4).float()
+        return (20 * down[:, None] * across - 10).expand(1, 4, 64, 64), torch.zeros(1, 4)
+
+    monkeypatch.setattr(module, 'decode', middle)
+    for box in ((80, 50, 160, 100), (0, 0, 60, 60), (200, 90, 240, 150)):
+        truth = np.zeros((150, 240), bool)
+        quarter = (box[2] - box[0]) // 4, (box[3] - box[1]) // 4
+        truth[box[1] + quarter[1]:box[3] - quarter[1], box[0] + quarter[0]:box[2] - quarter[0]] = True
+        for zooms in ([1.3], [2.], [1.3, 1.6, 2., 2.6]):
+            found = closer_mask(sam, photo, box, zooms)
+            assert (found & truth).sum() / (found | truth).sum() > .85, (box, zooms)
+    monkeypatch.setattr(module, 'decode', lambda *_: (torch.full((1, 4, 64, 64), 9.), torch.zeros(1, 4)))
+    everywhere = closer_mask(sam, photo, (80, 50, 160, 100))
+    assert everywhere.sum() == 80 * 50 and everywhere[50:100, 80:160].all()
+    monkeypatch.setattr(module, 'decode', lambda *_: (torch.full((1, 4, 64, 64), -.5), torch.zeros(1, 4)))  # 0.378
+    assert not closer_mask(sam, photo, (80, 50, 160, 100)).any() and closer_mask(sam, photo, (80, 50, 160, 100), share=.37).any()
+
+
+@pytest.mark.parametrize('box', [(10, 10, 10, 40), (10, 10, 300, 40), (-5, 10, 30, 40), (30, 40, 10, 20)])
+def test_a_box_must_be_in_the_photo(box):
+    with pytest.raises(FSSKitError, match='is empty or leaves the photo of 240 x 150 px'):
+        closer_mask(load_sam('sam_tiny', None), np.zeros((150, 240, 3), np.uint8), box)

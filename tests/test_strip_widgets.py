@@ -3,6 +3,7 @@ import sys
 from pathlib import Path
 
 import nbformat
+import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / 'tools'))
@@ -22,8 +23,12 @@ def test_pictures_stay_and_a_second_time_changes_nothing(tmp_path):
     assert strip_widgets.strip(path) == 0 and path.read_bytes() == before
 
 
-def test_no_stored_notebook_of_a_widget_holds_a_live_one():
-    folder = strip_widgets.ROOT / 'nbs'
-    for name in ('87_widgets', '88_similarity_explorer', '89_mask_painter'):
-        text = (folder / f'{name}.ipynb').read_text()
-        assert strip_widgets.VIEW not in text and 'image/png' in text
+@pytest.mark.parametrize('path', sorted((strip_widgets.ROOT / 'nbs').rglob('*.ipynb')), ids=lambda path: path.stem)
+def test_no_stored_notebook_holds_a_live_widget(path):
+    assert strip_widgets.VIEW not in path.read_text()
+
+
+def test_stored_notebooks_of_widgets_show_their_picture():
+    widgets = ('8[789]_*', '91_*', '93_*', '94_*', '95_*')
+    paths = [path for name in widgets for path in (strip_widgets.ROOT / 'nbs').glob(f'{name}.ipynb')]
+    assert len(paths) == 7 and all('image/png' in path.read_text() for path in paths)

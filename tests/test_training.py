@@ -20,7 +20,7 @@ from fsskit.training import (Clock, ModelCard, Team, card_data, card_recipe, des
                              generator_at, half_precision, learned_parameters, learning_rate, limited_threads,
                              load_weights, one_step, parameter_groups, pick_device, read_checkpoint, read_log,
                              refuse_overwriting, restore, save_checkpoint, save_weights, seeded, set_training,
-                             share_gradients, share_weights, team, weight_facts)
+                             share_gradients, share_weights, start_from, team, weight_facts)
 
 quick = settings(max_examples=20, deadline=None, derandomize=True)
 
@@ -545,6 +545,18 @@ def test_card_of_the_data():
                     '2 files could not be read and were left out: x/1.jpg, x/2.jpg.', '', 'Licences and origins: CC0']
 
 
+def test_a_card_tells_how_the_weights_of_the_start_were_made(tmp_path):
+    weights = tmp_path / 'old.safetensors'
+    weights.write_bytes(b'some weights')
+    name = 'the weights sha256:' + hashlib.sha256(b'some weights').hexdigest()[:16]
+    assert start_from(weights) == name
+    card = ModelCard('Title', 'What.', {}, {'Data': ['- not this'], 'Recipe': ['start: a - b', 'steps: 5'], 'Limits': 'None.'})
+    weights.with_suffix('.md').write_text(card.markdown())
+    assert start_from(str(weights)) == name + ' (start: a - b; steps: 5)'
+    weights.with_suffix('.md').write_text(ModelCard('Title', 'What.', {}, {'Recipe': ['the last section']}).markdown())
+    assert start_from(weights) == name + ' (the last section)'
+
+
 def test_card_of_the_recipe(whole, tmp_path):
     log, best = read_log(whole / 'log.csv'), read_checkpoint(whole / 'checkpoint.pt')['extra']['best']
     lines = card_recipe(whole / 'checkpoint.pt', 'somewhere', ['a note'])
@@ -559,6 +571,26 @@ def test_card_of_the_recipe(whole, tmp_path):
         'start: random weights', 'steps: 2 of not stated; seed not stated', 'minutes: 1.0 (hardware: not stated)',
         'AdamW, peak rate not stated, weight decay not stated, not stated steps of warm-up, not stated decay, gradients clipped '
         'at not stated', 'final loss (mean of the last ten log lines): not logged']
+
+
+def test_the_card_tells_of_schedules_before(tmp_path):
+    fit(Toy(), tmp_path, 4, lr=.05, warmup=1, progress=False)
+    fit(Toy(), tmp_path, 6, resume=tmp_path / 'checkpoint.pt', lr=.01, warmup=1, log_every=1, progress=False)
+    fit(Toy(), tmp_path, 8, resume=tmp_path / 'checkpoint.pt', lr=.01, warmup=1, log_every=5, progress=False)
+    fit(Toy(), tmp_path, 8, minutes=3, resume=tmp_path / 'checkpoint.pt', lr=.01, warmup=1, save_every=9, progress=False)
+    lines = card_recipe(tmp_path / 'checkpoint.pt')
+    assert lines[1:4] == ['steps: 8 of 8; seed 0', 'until step 4 another plan: steps 4, lr 0.05', 'until step 6 another plan: steps 6']
+
+
+def test_a_validation_is_logged_once_even_when_the_power_fails_after_it(tmp_path):
+    plan = dict(steps=6, validate_every=2, save_every=4, log_every=1, progress=False)
+    with pytest.raises(OSError): fit(Toy(when={4: fail}), tmp_path, **plan)  # the checkpoint of step 4 is from before its validation
+    fit(Toy(), tmp_path, resume=tmp_path / 'checkpoint.pt', **plan)
+    assert read_log(tmp_path / 'validation.csv')['step'].tolist() == [0, 2, 4, 6]
+    assert read_log(tmp_path / 'log.csv')['step'].tolist() == [1, 2, 3, 4, 5, 6]
+    with pytest.raises(OSError): fit(Toy(when={1: fail}), tmp_path / 'new', **plan)  # nothing is saved yet
+    fit(Toy(), tmp_path / 'new', **plan)
+    assert read_log(tmp_path / 'new' / 'validation.csv')['step'].tolist() == [0, 2, 4, 6]
 
 
 def test_final_losses_are_means_of_the_last_lines(tmp_path):

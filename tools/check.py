@@ -478,6 +478,17 @@ def gate_assignments(root: Path) -> str:
     return "exact marks for every kind of submission; the release holds no answer"
 
 
+# ---- site ----------------------------------------------------------------------------------------------------------
+
+
+def gate_site(root: Path) -> str:
+    """The documentation site is made without a warning, its links hold, and it holds no answer of the assignments."""
+    with tempfile.TemporaryDirectory() as tmp:
+        said = run(sys.executable, root / "tools" / "build_site.py", "--out", tmp, cwd=root, what="the site cannot be made:")
+        run(*course(root), "prove", Path(tmp, "html"), cwd=root, what="the site holds answers of the assignments:")
+    return said.splitlines()[-2]
+
+
 # ---- the run -------------------------------------------------------------------------------------------------------
 
 AGAIN = "correct what is listed above, then: make test ARGS='--only {}'"
@@ -488,6 +499,7 @@ GATES = {  # name: (what it shows, function, what to type when it fails)
     "notebooks": ("every notebook runs, offline, in its declared time", gate_notebooks, AGAIN.format("notebooks")),
     "pytest": ("tests, with branch coverage, offline", gate_pytest, AGAIN.format("pytest")),
     "assignments": ("the grader is right, and the release holds no answer", gate_assignments, AGAIN.format("assignments")),
+    "site": ("the documentation site, made offline, holds no answer", gate_site, AGAIN.format("site")),
     "package": ("sdist and wheel; the wheel, installed alone, works offline", gate_package, AGAIN.format("package")),
 }
 

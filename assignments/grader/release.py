@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import logging
 import re
 import tarfile
@@ -18,6 +19,8 @@ from nbgrader import preprocessors as steps
 MIN_LENGTH = 20  # characters of a line that is looked for; shorter ones are everybody's
 STUB = "raise NotImplementedError  # your code here"
 ANSWER = "*Your answer, in your own words.*"
+PRINTABLE = re.compile(rb"[\t\n\r\x20-\x7e]{%d,}" % MIN_LENGTH)  # what a person can read in a binary file
+TAG = re.compile(r"<[^>]*>")
 REGION = re.compile(r"^[^\n]*### BEGIN SOLUTION.*?### END SOLUTION[^\n]*$", re.S | re.M)
 
 
@@ -76,8 +79,16 @@ def leaks(secret: dict[str, set[str]], text: str, least: int = 1) -> list[str]:
 
 
 def texts_of(path: Path) -> Iterator[tuple[str, str]]:
-    """(name, text) of every file below a folder, in a wheel, in an sdist, or the file itself."""
-    read = lambda data: data.decode("utf-8", "ignore").replace("\\n", "\n").replace('\\"', '"')
+    """(name, text) of every file below a folder, in a wheel, in an sdist, or the file itself.
+
+    Of weights, what can be read; of web pages, also what a browser shows: coloured code has a tag around every word.
+    """
+
+    def read(data: bytes) -> str:
+        data = b"\n".join(PRINTABLE.findall(data)) if b"\0" in data else data
+        text = data.decode("utf-8", "ignore").replace("\\n", "\n").replace('\\"', '"')
+        return text + html.unescape(TAG.sub("", text)) if text.lstrip()[:9].lower() in ("<!doctype", "<html>") else text
+
     if path.is_dir():
         for inner in sorted(item for item in path.rglob("*") if item.is_file()):
             yield from texts_of(inner)

@@ -3,16 +3,10 @@
 (() => {
   const app = window.jupyterapp, start = Date.now();
   const idle = () => app.shell.currentWidget?.sessionContext?.session?.kernel?.status === 'idle';
-  let rests = 0;
-  const save = () => {
-    rests = idle() ? rests + 1 : 0;
-    if (rests > 8) app.commands.execute('docmanager:save'); // two quiet seconds
-    else setTimeout(save, 250);
-  };
-  const run = () => {
+  const run = async () => {
     if (idle()) {
-      app.commands.execute('notebook:run-all-cells');
-      setTimeout(save, 250);
+      await app.commands.execute('notebook:run-all-cells'); // until the last cell has ended
+      await app.commands.execute('docmanager:save');
     } else if (Date.now() - start < 180000) setTimeout(run, 250);
   };
   if (app) run();
