@@ -1,4 +1,4 @@
-// The script that runs the studio's notebook: it waits for the kernel, runs once, saves once; elsewhere it does nothing.
+// The script that runs the studio's notebook: it waits for the kernel, runs once, saves once the last cell has ended; elsewhere it does nothing.
 import assert from 'node:assert/strict';
 import { readFileSync } from 'node:fs';
 import { test } from 'node:test';
@@ -19,9 +19,14 @@ function start(window) {
   };
 }
 
-test('it runs when the kernel rests, and saves two quiet seconds later', () => {
+test('it runs when the kernel rests, and saves when the last cell has ended', async () => {
   const done = [], kernel = { status: 'starting' }, currentWidget = { sessionContext: { session: null } };
-  const pass = start({ jupyterapp: { shell: { currentWidget }, commands: { execute: (name) => done.push(name) } } });
+  let ended;
+  const execute = (name) => {
+    done.push(name);
+    return new Promise((resolve) => { ended = resolve; });
+  };
+  const pass = start({ jupyterapp: { shell: { currentWidget }, commands: { execute } } });
   pass(500);
   currentWidget.sessionContext.session = { kernel };
   pass(500);
@@ -29,13 +34,15 @@ test('it runs when the kernel rests, and saves two quiet seconds later', () => {
   kernel.status = 'idle';
   pass(250);
   assert.deepEqual(done, ['notebook:run-all-cells']);
-  kernel.status = 'busy';
-  pass(5000);
-  assert.equal(done.length, 1);
-  kernel.status = 'idle';
-  pass(3000);
-  assert.deepEqual(done, ['notebook:run-all-cells', 'docmanager:save']);
   pass(60000);
+  await new Promise(setImmediate);
+  assert.equal(done.length, 1, 'cells still run');
+  ended();
+  await new Promise(setImmediate);
+  assert.deepEqual(done, ['notebook:run-all-cells', 'docmanager:save']);
+  ended();
+  pass(60000);
+  await new Promise(setImmediate);
   assert.equal(done.length, 2);
 });
 
