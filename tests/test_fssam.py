@@ -24,7 +24,7 @@ from fsskit.photos import FSSKitError
 from fsskit.predictor import create_model, FewShotPredictor, list_models, resize_scores
 from fsskit.pseudo_prompts import PseudoPrompts, resize
 from fsskit.sam2 import load_sam2, SAM2_MODELS
-from fsskit.similarity import ColourBackbone
+from fsskit.similarity import ColourBackbone, dense_match
 from fsskit.smallworld import SmallWorld
 from fsskit.training import fit, load_weights, set_training
 from sam2.modeling.position_encoding import apply_rotary_enc
@@ -310,6 +310,25 @@ def test_segment_is_episode_logits(sam2):
         assert torch.equal(model.look(images[2:], state).decoded.best, model.segment(images[2:], state))
 
 
+@pytest.mark.parametrize('shots', [1, 2])
+def test_trust_mixes_in_plain_matching(sam2, shots):
+    model, images, masks = build(sam2), photos(4), boxes(shots)
+    with torch.no_grad():
+        state, answers = model.encode_support(images[:shots], masks), {}
+        for trust in (1., .3, 0.):
+            model.settings = replace(model.settings, trust=trust)
+            answers[trust] = model.segment(images[2:], state)
+        assert torch.equal(answers[1.], model.look(images[2:], state).decoded.best)
+        assert torch.allclose(answers[.3], .3 * answers[1.] + .7 * answers[0.], atol=1e-4)
+        kept, asked = (model.frozen_features(x)[0] for x in (images[:shots], images[2:]))  # the last layer of the backbone
+        fine = [F.interpolate(x, scale_factor=2, mode='bilinear') for x in (asked, kept)]
+        plain = F.interpolate(dense_match(*fine, masks, 5 * shots)[:, None], answers[0.].shape[-2:], mode='bilinear')[:, 0]
+    assert torch.allclose(answers[0.], 10 * plain, atol=1e-4) and plain.std() > .01
+    with torch.no_grad():
+        batch = episodes(model)
+        assert torch.equal(model.episode_logits(batch), model.answer(batch).decoded.best)  # a training does not mix
+
+
 def test_empty_masks_are_refused(sam2):
     with pytest.raises(FSSKitError, match='support mask 2 of 2 marks no foreground pixel'):
         build(sam2).encode_support(photos(2), [boxes(1)[0], torch.zeros(64, 64)])
@@ -537,7 +556,7 @@ def test_who_decides_about_settings():
     (dict(pseudo_prompts=False, calibration=True), 'calibration=True needs pseudo prompts'),
     (dict(variant='support_memory', refinement=True), 'refinement=True needs pseudo prompts'),
     (dict(input_size=96), 'input_size=96, but this SAM 2 was made for 64 px'),
-    (dict(alpha=-1.), 'alpha'), (dict(support_blocks='both'), 'support_blocks')])
+    (dict(trust=1.5), 'trust=1.5 must lie between 0'), (dict(trust=-.1), 'trust=-0.1 must'), (dict(alpha=-1.), 'alpha'), (dict(support_blocks='both'), 'support_blocks')])
 def test_settings_that_make_no_sense(sam2, options, words):
     with pytest.raises(FSSKitError, match=words): build(sam2, **options)
 
@@ -581,6 +600,7 @@ def test_a_head_is_saved_and_found_again(sam2, tmp_path):
     batch = episodes(model)
     assert torch.allclose(answer(again, batch), answer(model, batch), atol=1e-2) and (answer(build(deepcopy(sam2)), batch) - answer(model, batch)).abs().max() > .05
     assert FSSAM(Tiny(), deepcopy(sam2), head=file, support_blocks='mean').settings.support_blocks == 'mean'
+    assert FSSAM(Tiny(), deepcopy(sam2), head=file, trust=.5).settings.trust == .5 and model.settings.trust == 1
     for options, words in ((dict(iterations=3), 'iterations=2'), (dict(variant='refinement'), 'variant=')):
         with pytest.raises(FSSKitError, match=words): FSSAM(Tiny(), deepcopy(sam2), head=file, **options)
     other = load_sam2('sam2_tiny', None, seed=5, image_size=64)
