@@ -8,19 +8,22 @@ with five shots (the same classes and queries); `--one-shot`: the same, with one
 Where a head has seen the classes of a set (not its photos, if `--only` names photos that were kept out), the row says so.
 
 mIoU with its 95 % interval; the difference to dense matching in points, both resampled on the same episodes; how many
-parameters were trained; seconds from the photos to the scored mask, and milliseconds of one more query, on two CPU cores. An interrupted
-row goes on where it stopped. Writes benchmarks/results/heads.json and heads.md, and the section 'Measured quality' of both heads' model cards.
+parameters were trained; seconds from the photos to the scored mask, and milliseconds of one more query, on as many CPU threads as stated. What is
+finished is kept, an interrupted row goes on where it stopped. Writes benchmarks/results/heads.json and heads.md, and the section 'Measured quality' of both heads' model cards.
 """
 import argparse
+import hashlib
 import json
 import time
 from pathlib import Path
+
+import torch
 
 from common import CARDS, fill_card, write_results
 from fsskit.datasets import open_dataset
 from fsskit.episodes import EpisodeSampler, load_episode
 from fsskit.episodic import head_state
-from fsskit.evaluation import check_comparable, evaluate, Result, versions
+from fsskit.evaluation import check_comparable, evaluate, load_result, Result, versions
 from fsskit.fetch import data_dir
 from fsskit.metrics import bootstrap_ci, fb_iou, mean_iou, paired_difference
 from fsskit.predictor import create_model, FewShotPredictor
@@ -67,17 +70,19 @@ def shipped_systems() -> dict:
 
 
 def measure_set(name: str, datasets: list, shots: int, most: int, systems: dict, args: argparse.Namespace) -> list[dict]:
-    "All systems on one set. Every result is a file, so that an interrupted benchmark goes on where it stopped."
+    "All systems on one set. Every result is a file, named after the model and the settings, so that finished ones are kept."
     rows, plain = [], None
     for system, (model_name, options) in systems.items():
         model = create_model(model_name, **options)
         learned = sum(v.numel() for v in head_state(model).values()) if model_name in HEADS else 0
-        tag = getattr(model, 'head_id', 'free').split(':')[-1][:12]
+        tag = hashlib.sha256(json.dumps([model.describe(), args.episodes, args.seed], default=str).encode()).hexdigest()[:12]
         results = []
         for n, dataset in enumerate(datasets):
             print(f'{name}, {shots} shots, {system}, part {n + 1} of {len(datasets)}', flush=True)
             file = args.parts / f'{name}-{n}-{shots}-{system}-{tag}.json'.replace(', ', '_').replace(' ', '_')
-            results.append(evaluate(model, dataset, shots, args.episodes, args.seed, most + 1, json=file, allow_seen=True))
+            kept = load_result(file) if file.exists() else None
+            results.append(kept if kept and not kept.incomplete else
+                           evaluate(model, dataset, shots, args.episodes, args.seed, most + 1, json=file, allow_seen=True))
         plain = plain or results
         rows.append({'set': name, 'shots': shots, 'system': system, 'learned': 0 if 'head' in options else learned, 'query_ms': query_ms(model, datasets[0]),
                      'model': model.describe(), **row_of(results, plain)})
@@ -94,7 +99,7 @@ def table(rows: list[dict]) -> str:
         cells = [row['set'], row['shots'], row['system'] + known, f"**{100 * row['miou']:.1f}**", f'{100 * low:.1f} to {100 * high:.1f}', *step,
                  f"{row['learned']:,}", f"{row['seconds_per_episode']:.2f}", f"{row['query_ms']:.0f}", row['episodes']]
         lines.append('| ' + ' | '.join(map(str, cells)) + ' |')
-    return '\n'.join(lines) + '\n'
+    return '\n'.join([*lines, '', f'Times: {torch.get_num_threads()} CPU thread(s).']) + '\n'
 
 
 def named(entries: list[str], of: str) -> dict[str, str]:
@@ -123,7 +128,7 @@ def main() -> None:
         for k in shots: rows += measure_set(name, datasets, k, max(shots), systems, args)
         text = table(rows)
         write_results(args.out, {'benchmark': 'trained systems beside dense matching', 'episodes': args.episodes, 'seed': args.seed,
-                                 'interval': 'bootstrap over episodes, 1000 resamples, percentile', 'versions': versions(), 'rows': rows}, text)
+                                 'interval': 'bootstrap over episodes, 1000 resamples, percentile', 'threads': torch.get_num_threads(), 'versions': versions(), 'rows': rows}, text)
     print(text)
     for system in HEADS.keys() & systems.keys():
         kept = [row for row in rows if row['system'] in (PLAIN, system)]

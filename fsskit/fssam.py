@@ -188,6 +188,7 @@ class SupportSet(NamedTuple):
     prior: Tensor  # (B, K, C, h, w) features for the pseudo prompts
     masks: Tensor  # (B, K, S, S) 1 object, 0 background, 255 ignored
     memories: list[Memory]  # K of them, each of B photos
+    matched: Sequence[Tensor] = ()  # (B, K, C, h, w) further layers for plain matching
 
     @property
     def memory(self) -> Tensor: return torch.stack([m.features for m in self.memories], 1)  # (B, K, Cm, h, w)
@@ -195,18 +196,19 @@ class SupportSet(NamedTuple):
     def for_queries(self, count: int) -> 'SupportSet':
         "The same for each of so many queries; B must be 1. Nothing is copied."
         wide = lambda x: x.expand(count, *x.shape[1:])
-        return SupportSet(wide(self.prior), wide(self.masks), [Memory(*map(wide, m)) for m in self.memories])
+        return SupportSet(wide(self.prior), wide(self.masks), [Memory(*map(wide, m)) for m in self.memories],
+                          [wide(level) for level in self.matched])
 
 # %% ../nbs/86_fssam.ipynb #ae5e6576
 def remember(
     sam2: SAM2Base,
-    levels: Sequence[Tensor],  # (B, K, C, h, w): features for the pseudo prompts, then those of SAM2_LEVELS
+    levels: Sequence[Tensor],  # (B, K, C, h, w): for the pseudo prompts, those of SAM2_LEVELS, further ones for matching
     masks: Tensor,  # (B, K, S, S) 1 object, 0 background, 255 ignored
 ) -> SupportSet:
     "Each support becomes a memory, by itself."
     shots = range(masks.shape[1])
     return SupportSet(levels[0], masks, [
-        encode_memory(sam2, as_features(sam2, [level[:, k] for level in levels[1:]]), masks[:, k]) for k in shots])
+        encode_memory(sam2, as_features(sam2, [level[:, k] for level in levels[1:4]]), masks[:, k]) for k in shots], levels[4:])
 
 # %% ../nbs/86_fssam.ipynb #3ef5e899
 def place_memory(
@@ -253,7 +255,7 @@ def read_queries(
     watch: Optional[list] = None,  # gets what every layer of a calibrated attention reads, see `Reading`
 ) -> Answer:
     "The forward pass of FSSAM."
-    features, memory, steps = as_features(sam2, levels[1:]), None, []
+    features, memory, steps = as_features(sam2, levels[1:4]), None, []
     if settings.pseudo_prompts:
         prompts = prompts or pseudo_prompts(levels[0], support.prior, support.masks, sam2.image_size)
         memory, steps = query_memory(sam2, features, prompts, support, settings)
@@ -268,13 +270,13 @@ MATCH_SCALE = 10.  # logits for a difference of cosines of 1
 
 def temper(
     logits: Tensor,  # (B, H, W) of the decoder
-    query: Tensor,  # (B, C, h, w) features for the pseudo prompts
+    levels: Sequence[Tensor],  # of the query, see `remember`, without K
     support: SupportSet,
     trust: float,  # t, 0 to 1
 ) -> Tensor:  # (B, H, W)
     "The decoder's answer, trusted in part; the rest is plain matching: t z + (1 - t) 10 S."
     if trust == 1: return logits
-    score = match_scores([query], [support.prior], support.masks)
+    score = match_scores([levels[0], *levels[4:]], [support.prior, *support.matched], support.masks)
     return trust * logits + (1 - trust) * MATCH_SCALE * enlarge(score, logits.shape[-2:])
 
 # %% ../nbs/86_fssam.ipynb #f182aa88
@@ -286,7 +288,9 @@ class AnsweringModel(TrainableModel):
     name, learned, free_options = 'fssam', LEARNED, ('support_blocks', 'calibrated_shots', 'trust')
 
     def frozen_features(self, images: Tensor) -> list[Tensor]:
-        maps = [finite_features(self.backbone, image, (*self.layers, *SAM2_LEVELS)) for image in images.split(1)]
+        further = [n for n in self.backbone.default_layers if self.settings.trust < 1 and n not in self.layers]
+        wanted = (*self.layers, *SAM2_LEVELS, *further)
+        maps = [finite_features(self.backbone, image, wanted) for image in images.split(1)]
         return [torch.cat(level) for level in zip(*maps)]
 
     def answer(self, batch: EpisodeBatch) -> Answer:
@@ -303,7 +307,7 @@ class AnsweringModel(TrainableModel):
     def segment(self, query: Tensor, state: SupportSet) -> Tensor:
         levels, support = self.frozen_features(query), state.for_queries(len(query))
         answer = read_queries(self.sam2, levels, support, self.settings)
-        return temper(answer.decoded.best, levels[0], support, self.settings.trust)
+        return temper(answer.decoded.best, levels, support, self.settings.trust)
 
     def episode_logits(self, batch: EpisodeBatch) -> Tensor: return self.answer(batch).decoded.best
     def describe(self) -> dict: return {**super().describe(), **self.parts, **asdict(self.settings)}

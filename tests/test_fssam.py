@@ -312,17 +312,20 @@ def test_segment_is_episode_logits(sam2):
 
 @pytest.mark.parametrize('shots', [1, 2])
 def test_trust_mixes_in_plain_matching(sam2, shots):
-    model, images, masks = build(sam2), photos(4), boxes(shots)
+    model, images, masks, answers = build(sam2), photos(4), boxes(shots), {}
     with torch.no_grad():
-        state, answers = model.encode_support(images[:shots], masks), {}
         for trust in (1., .3, 0.):
             model.settings = replace(model.settings, trust=trust)
+            state = model.encode_support(images[:shots], masks)
             answers[trust] = model.segment(images[2:], state)
+            assert len(state.matched) == (trust < 1)  # the other layer that the encoder recommends
         assert torch.equal(answers[1.], model.look(images[2:], state).decoded.best)
         assert torch.allclose(answers[.3], .3 * answers[1.] + .7 * answers[0.], atol=1e-4)
-        kept, asked = (model.frozen_features(x)[0] for x in (images[:shots], images[2:]))  # the last layer of the backbone
-        fine = [F.interpolate(x, scale_factor=2, mode='bilinear') for x in (asked, kept)]
-        plain = F.interpolate(dense_match(*fine, masks, 5 * shots)[:, None], answers[0.].shape[-2:], mode='bilinear')[:, 0]
+        resized = resize(images, (model.settings.prior_size,) * 2)
+        fine = [F.interpolate(x, scale_factor=2, mode='bilinear') for x in model.backbone.backbone(resized)]
+        joined = torch.cat([F.normalize(x, dim=1) for x in fine], 1)
+        plain = dense_match(joined[2:], joined[:shots], masks, 5 * shots)
+        plain = F.interpolate(plain[:, None], answers[0.].shape[-2:], mode='bilinear')[:, 0]
     assert torch.allclose(answers[0.], 10 * plain, atol=1e-4) and plain.std() > .01
     with torch.no_grad():
         batch = episodes(model)
