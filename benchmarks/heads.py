@@ -8,7 +8,7 @@ with five shots (the same classes and queries); `--one-shot`: the same, with one
 Where a head has seen the classes of a set (not its photos, if `--only` names photos that were kept out), the row says so.
 
 mIoU with its 95 % interval; the difference to dense matching in points, both resampled on the same episodes; how many
-parameters were trained; seconds from the photos to the scored mask, and milliseconds of one more query, on as many CPU threads as stated. What is
+parameters were trained; and milliseconds of one more query when the support is known, on as many CPU threads as stated. What is
 finished is kept, an interrupted row goes on where it stopped. Writes benchmarks/results/heads.json and heads.md, and the section 'Measured quality' of both heads' model cards.
 """
 import argparse
@@ -46,7 +46,6 @@ def row_of(results: list[Result], plain: list[Result]) -> dict:
     (counts, ids), (other, _) = counts_of(results), counts_of(plain)
     return {'miou': mean_iou(counts, ids), 'miou_ci95': list(bootstrap_ci(counts, ids)[1:]), 'fb_iou': fb_iou(counts),
             'difference': list(paired_difference(counts, other, ids)), 'classes': len(set(ids)), 'episodes': len(ids),
-            'seconds_per_episode': sum(r.seconds_per_episode * r.episodes for r in results) / len(ids),
             'seen_classes': sorted({name for r in results for name in r.protocol.get('seen_classes', ())}),
             'episode_hashes': [r.protocol['episode_hash'] for r in results]}
 
@@ -90,14 +89,14 @@ def measure_set(name: str, datasets: list, shots: int, most: int, systems: dict,
 
 
 def table(rows: list[dict]) -> str:
-    lines = ['| set | shots | system | mIoU (%) | 95 % | against dense matching (points) | 95 % | trained parameters | s / episode | ms / further query | episodes |',
-             '|---|--:|---|--:|---|--:|---|--:|--:|--:|--:|']
+    lines = ['| set | shots | system | mIoU (%) | 95 % | against dense matching (points) | 95 % | trained parameters | ms / further query | episodes |',
+             '|---|--:|---|--:|---|--:|---|--:|--:|--:|']
     for row in rows:
         (low, high), (gain, least, largest) = row['miou_ci95'], row['difference']
         step = ('', '') if row['system'] == PLAIN else (f'{100 * gain:+.1f}', f'{100 * least:+.1f} to {100 * largest:+.1f}')
         known = ' (classes seen)' if row['seen_classes'] else ''
         cells = [row['set'], row['shots'], row['system'] + known, f"**{100 * row['miou']:.1f}**", f'{100 * low:.1f} to {100 * high:.1f}', *step,
-                 f"{row['learned']:,}", f"{row['seconds_per_episode']:.2f}", f"{row['query_ms']:.0f}", row['episodes']]
+                 f"{row['learned']:,}", f"{row['query_ms']:.0f}", row['episodes']]
         lines.append('| ' + ' | '.join(map(str, cells)) + ' |')
     return '\n'.join([*lines, '', f'Times: {torch.get_num_threads()} CPU thread(s).']) + '\n'
 

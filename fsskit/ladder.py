@@ -598,7 +598,7 @@ def _draw_paper(ax, known: Sequence[tuple[int, float]], benchmark: str) -> None:
     ax.plot([value for _, value in known], [y for y, _ in known], 'D', color='#555555')
     for y, value in known: ax.annotate(f'{value:.1f}', (value, y), (6, -4), textcoords='offset points', fontsize=9)
     ax.margins(x=.25)
-    ax.set(xlabel='mIoU in %', title=f"the paper's: {benchmark}")
+    ax.set(xlabel='mIoU in %', title=f"the paper's:\n{benchmark}")
     ax.grid(axis='x', alpha=.3)
 
 
