@@ -288,8 +288,8 @@ class FSDINO(AnsweringModel):
                  shots: str = 'early',  # K supports: 'early' (pooled), 'concat' (a token each) or 'vote' (a pass each)
                  adapter: Optional[str] = None, prototype: Optional[bool] = None, semantic: Optional[bool] = None,
                  background: Optional[bool] = None, correlation: Optional[bool] = None, contrast: Optional[str] = None,
-                 decoder: Optional[str] = None, match: Optional[bool] = None, trust: Optional[float] = None, topk: Optional[int] = None,
-                 input_size: Optional[int] = None, layers: Optional[Sequence[int]] = None, early: Optional[int] = None,
+                 decoder: Optional[str] = None, match: Optional[bool] = None, trust: Optional[float] = None,
+                 topk: Optional[int] = None, input_size: Optional[int] = None, layers: Optional[Sequence[int]] = None, early: Optional[int] = None,
                  fine: Optional[int] = None, widths: Optional[Sequence[int]] = None, mix: Optional[str] = None,
                  hidden: Optional[int] = None,
                  adapter_weights: Union[str, Path] = 'shipped',  # of a distilled adapter, see `load_adapter`
@@ -313,7 +313,8 @@ def settings_of(
     kept, plain = head_facts(path)['settings'], lambda value: tuple(value) if isinstance(value, list) else value
     own = {f.name: plain(kept.get('layers_4d' if f.name == 'layers' else f.name, f.default)) for f in fields(Settings)}
     free = {name: value for name, value in given.items() if name in AnsweringModel.free_options}
-    asked = dict(model='fs_dino', backbone=backbone.name, weights=backbone.weights_id, **{k: v for k, v in given.items() if k not in free})
+    fixed = {name: value for name, value in given.items() if name not in free}
+    asked = dict(model='fs_dino', backbone=backbone.name, weights=backbone.weights_id, **fixed)
     if variant: asked['variant'] = variant
     for name, value in asked.items():
         if plain(value) != (trained := own.get(name, kept.get(name))):

@@ -202,13 +202,13 @@ class SupportSet(NamedTuple):
 # %% ../nbs/86_fssam.ipynb #ae5e6576
 def remember(
     sam2: SAM2Base,
-    levels: Sequence[Tensor],  # (B, K, C, h, w): for the pseudo prompts, those of SAM2_LEVELS, further ones for matching
+    levels: Sequence[Tensor],  # (B, K, C, h, w): for the prompts, those of SAM2_LEVELS, further ones for matching
     masks: Tensor,  # (B, K, S, S) 1 object, 0 background, 255 ignored
 ) -> SupportSet:
     "Each support becomes a memory, by itself."
     shots = range(masks.shape[1])
-    return SupportSet(levels[0], masks, [
-        encode_memory(sam2, as_features(sam2, [level[:, k] for level in levels[1:4]]), masks[:, k]) for k in shots], levels[4:])
+    seen = [as_features(sam2, [level[:, k] for level in levels[1:4]]) for k in shots]
+    return SupportSet(levels[0], masks, [encode_memory(sam2, seen[k], masks[:, k]) for k in shots], levels[4:])
 
 # %% ../nbs/86_fssam.ipynb #3ef5e899
 def place_memory(
