@@ -347,7 +347,8 @@ def model_tasks(
     **options: Any,  # of the model
 ) -> Iterator[Task]:
     "one training step on features from memory, and one whole episode, with random weights"
-    net = create_model(model, backbone, None, **({'head': None} | options))
+    random = {'head': None} | ({'adapter': 'random'} if model == 'fs_dino' else {})
+    net = create_model(model, backbone, None, **(random | options))
     episodes, photos, masks = random_episodes(net, batch)
     optimiser = torch.optim.AdamW([p for p in net.parameters() if p.requires_grad], 1e-4)
     def step() -> None:
