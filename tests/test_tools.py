@@ -301,6 +301,15 @@ def test_declared_run_time(text, seconds):
     assert runner.declared(new_notebook(cells=[new_markdown_cell("# A"), new_markdown_cell(text)])) == seconds
 
 
+@pytest.mark.parametrize("error, again", [("Kernel died before replying to kernel_info", True), ("NameError: x", False)])
+def test_a_kernel_that_did_not_come_up_is_tried_again_alone(tmp_path, monkeypatch, error, again):
+    text = nbformat.v4.new_markdown_cell("**Run time:** at most 9 s on 2 CPU cores")
+    nbformat.write(nbformat.v4.new_notebook(cells=[text]), tmp_path / "a.ipynb")
+    monkeypatch.setattr(runner, "execute", lambda *args: (1.0, error))
+    assert (runner.check(tmp_path, "a.ipynb", company=True) == runner.AGAIN) is again
+    assert runner.check(tmp_path, "a.ipynb").endswith(f"FAILED\n{error}")
+
+
 def test_verdicts_on_run_notebooks(tmp_path):
     write_notebook(tmp_path / "silent.ipynb", "1", text="# nothing declared")
     write_notebook(tmp_path / "long.ipynb", "1", text=RUN_TIME.replace("30", "91"))
