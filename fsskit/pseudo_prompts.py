@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['resize', 'soft_masks', 'prototype_cosines', 'stretch', 'prototype_prior', 'vote', 'PseudoPrompts', 'check_shots',
-           'pseudo_prompts', 'prior_size', 'prior_features']
+           'pseudo_prompts', 'prior_size', 'one_map', 'prior_features']
 
 # %% ../nbs/80_pseudo_prompts.ipynb #4cc2e299
 from collections.abc import Sequence
@@ -115,6 +115,15 @@ def prior_size(
     return backbone.stride * round(image_size / 16 * 1.25)
 
 
+def one_map(
+    levels: Sequence[Tensor],  # maps (..., C_l, h_l, w_l) of some layers of an encoder
+) -> Tensor:  # (..., C, h, w)
+    "A single layer as it is, several joined on the finest of their grids."
+    if len(levels) == 1: return levels[0]
+    shape = levels[0].shape[:-3]
+    return join_layers([level.flatten(0, len(shape) - 1) for level in levels]).unflatten(0, shape)
+
+
 def prior_features(
     backbone: nn.Module,  # frozen: images in [0, 1] -> maps of layers; normalises inside
     images: Tensor,  # (B, 3, S, S) in [0, 1], as SAM 2 gets them
@@ -124,5 +133,4 @@ def prior_features(
     "The features that pseudo prompts are made of, without gradients."
     size = size or prior_size(backbone, images.shape[-1])
     wanted = backbone.default_layers if layers is None else layers
-    maps = finite_features(backbone, resize(images, (size, size)), wanted)
-    return maps[0] if len(maps) == 1 else join_layers(maps)
+    return one_map(finite_features(backbone, resize(images, (size, size)), wanted))

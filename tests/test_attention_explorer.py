@@ -235,7 +235,7 @@ def test_an_fssams_memory_attention(predictor, big):
     with torch.no_grad():
         levels = model.frozen_features(image)
         memory = read_queries(model.sam2, levels, state, model.settings).memory
-        exact, watch = as_features(model.sam2, levels[1:]), []
+        exact, watch = as_features(model.sam2, levels[-3:]), []
         calibrated_attention(model.sam2, exact, state.memories, memory, state.masks, model.settings.how, watch)
         stock, _ = memory_reading(model.sam2, exact, [*state.memories, memory])
     assert view.looks.names == ['support 1', 'support 2', 'own memory', 'pointers'] and view.compare == 1

@@ -1,5 +1,6 @@
 "Tests of fsskit.fs_dino: every step against the same step by hand, and the promises about shots, sizes and files."
 import json
+import math
 import numpy as np
 import pytest
 import torch
@@ -11,7 +12,7 @@ from fsskit.backbones import create_backbone
 from fsskit.correlation import correlation, CorrelationNet, mask_correlation
 from fsskit.distillation import BottleneckAdapter
 from fsskit.episodic import EncodedSupport, EpisodeBatch, episode_losses, head_state, HeadRecord, main_logits, save_head
-from fsskit.fs_dino import (FSDINO, PAPER_MIOU, Settings, VARIANTS, MatchResidual, choose_settings, correlate, match_scores,
+from fsskit.fs_dino import (FSDINO, PAPER_MIOU, Settings, VARIANTS, MatchResidual, choose_settings, correlate, match_scores, temper,
                             similarity_maps, sized_for, vote)
 from fsskit.mask_decoder import new_decoder, single_mask_parameters
 from fsskit.photos import FSSKitError
@@ -233,15 +234,25 @@ def test_match_residual():
     with torch.no_grad(): residual.gate.fill_(2.), residual.bias.fill_(-1.)
     learned = 3 * large - 1 + 2 * correction
     assert torch.allclose(residual(correction, score), learned, atol=1e-5)
-    with torch.no_grad(): residual.log_scale.fill_(0.)  # learning moved the scale; plain matching keeps its own
-    learned, residual.trust = learned - 2 * large, .25
-    assert torch.allclose(residual(correction, score), learned, atol=1e-5)  # in training: what is learned
-    assert torch.allclose(residual.eval()(correction, score), .25 * learned + .75 * 3 * large, atol=1e-5)
+
+
+def test_temper_is_its_formula():
+    z, score = rand(3, 8, 6), rand(3, 4, 3) * torch.tensor([.02, .1, .4])[:, None, None]
+    plain = 10 * F.interpolate(score[:, None], (8, 6), mode='bilinear', align_corners=False)[:, 0]
+    assert temper(z, score) is z and torch.allclose(temper(z, score, .3), .3 * z + .7 * plain, atol=1e-5)
+    shares = []
+    for learned, matched in zip(z, plain):
+        spread = ((matched / 10 - matched.mean() / 10) ** 2).mean() ** .5
+        shares.append((.8 / (1 + (9 * spread) ** 4)).item())
+    by_hand = torch.stack([t * a + (1 - t) * b for t, a, b in zip(shares, z, plain)])
+    assert torch.allclose(temper(z, score, .8, 9.), by_hand, atol=1e-5) and .7 < shares[0] and shares[2] < .1
+    flat = temper(z, torch.zeros(3, 4, 3), 1., 9.)
+    assert torch.equal(flat, z)  # matching that says nothing has no say
 
 
 def test_trust_is_chosen_in_use(tmp_path):
     backbone, options = create_backbone('embedded', None), dict(adapter='random', sam=None, input_size=64, fine=1)
-    made = FSDINO(backbone, 'matched', head=None, trust=.5, **options)
+    made = FSDINO(backbone, 'matched', head=None, trust=.5, deference=0., **options)
     with torch.no_grad(): made.residual.gate.fill_(1.)
     path, photo, mask = save_head(made, tmp_path / 'head.safetensors'), torch.rand(1, 3, 64, 64), torch.zeros(64, 64, dtype=torch.uint8)
     mask[20:50, 10:40] = 1
@@ -252,7 +263,12 @@ def test_trust_is_chosen_in_use(tmp_path):
         with torch.no_grad(): answers[trust] = model.segment(photo, model.encode_support(photo, [mask]))
     assert torch.equal(answers[None], answers[.5]) and torch.allclose(answers[.5], (answers[0.] + answers[1.]) / 2, atol=1e-3)
     assert (answers[1.] - answers[0.]).abs().max() > .01
-    assert FSDINO(backbone, 'matched', head=None, **options).settings.trust == 1
+    plain = FSDINO(backbone, 'matched', head=None, **options)
+    assert plain.settings.trust == 1 and plain.settings.deference == 0
+    deferent = FSDINO(backbone, head=path, trust=1., deference=1e3).eval()
+    with torch.no_grad(): assert torch.allclose(deferent.segment(photo, deferent.encode_support(photo, [mask])), answers[0.], atol=1e-2)
+    for wrong in (-1., math.inf, math.nan):
+        with pytest.raises(FSSKitError, match=f'deference={wrong} must be a number'): FSDINO(backbone, head=path, deference=wrong)
     for wrong in (-.1, 1.5):
         with pytest.raises(FSSKitError, match=f'trust={wrong} must lie between 0'): FSDINO(backbone, head=path, trust=wrong)
         with pytest.raises(FSSKitError, match=f'trust={wrong} must lie between 0'): FSDINO(backbone, head=None, trust=wrong, **options)

@@ -156,11 +156,12 @@ def forward_by_hand(model, batch, b):
     "Logits (S/4, S/4) of episode b."
     sam2, s = model.sam2, model.settings
     query, shots = [level[b:b + 1] for level in batch.query], range(batch.support_masks.shape[1])
-    features = as_features(sam2, query[1:])
+    features = as_features(sam2, query[-3:])
     masks = [(batch.support_masks[b, k] == 1).float() for k in shots]
-    seen = [as_features(sam2, [level[b:b + 1, k] for level in batch.support[1:]]) for k in shots]
+    seen = [as_features(sam2, [level[b:b + 1, k] for level in batch.support[-3:]]) for k in shots]
     supports = [memory_by_hand(sam2, f, m) for f, m in zip(seen, masks)]
-    p_fg, p_disc = priors_by_hand(query[0][0], batch.support[0][b], masks, sam2.image_size)
+    joined = lambda levels: torch.cat([level / level.norm(dim=-3, keepdim=True) for level in levels], -3)
+    p_fg, p_disc = priors_by_hand(joined(query[:-3])[0], joined(batch.support[:-3])[b], masks, sam2.image_size)
     fg, disc = (memory_by_hand(sam2, features, p) for p in (p_fg, p_disc))
     own = refine_by_hand([m[0] for m in supports], masks, fg[0], disc[0], p_fg, p_disc, s.iterations) if s.refinement else disc[0]
     memories = [*supports, (own, disc[1], disc[2])] if s.pseudo_prompts else supports
@@ -297,7 +298,7 @@ def test_a_further_query_costs_only_the_query(sam2):
         assert calls == dict(backbone=1, looks=1, memories=2, decodes=2)
         together = model.segment(images[3:], state)
     assert together.shape == (4, 16, 16) and torch.allclose(together[:1], first, atol=1e-5)
-    assert state.memory.shape == (1, 3, 32, 4, 4) and state.prior.shape == (1, 3, 8, 5, 5)
+    assert state.memory.shape == (1, 3, 32, 4, 4) and [x.shape for x in state.prior] == [(1, 3, 8, 5, 5)] * 2
     for hook in hooks: hook.remove()
 
 
@@ -318,7 +319,6 @@ def test_trust_mixes_in_plain_matching(sam2, shots):
             model.settings = replace(model.settings, trust=trust)
             state = model.encode_support(images[:shots], masks)
             answers[trust] = model.segment(images[2:], state)
-            assert len(state.matched) == (trust < 1)  # the other layer that the encoder recommends
         assert torch.equal(answers[1.], model.look(images[2:], state).decoded.best)
         assert torch.allclose(answers[.3], .3 * answers[1.] + .7 * answers[0.], atol=1e-4)
         resized = resize(images, (model.settings.prior_size,) * 2)
@@ -327,6 +327,11 @@ def test_trust_mixes_in_plain_matching(sam2, shots):
         plain = dense_match(joined[2:], joined[:shots], masks, 5 * shots)
         plain = F.interpolate(plain[:, None], answers[0.].shape[-2:], mode='bilinear')[:, 0]
     assert torch.allclose(answers[0.], 10 * plain, atol=1e-4) and plain.std() > .01
+    with torch.no_grad():
+        model.settings = replace(model.settings, trust=1., deference=4.)
+        deferent = model.segment(images[2:], state)
+        share = 1 / (1 + (4 * plain.std((1, 2), correction=0)) ** 4)[:, None, None]
+    assert torch.allclose(deferent, share * answers[1.] + (1 - share) * answers[0.], atol=1e-4) and .05 < share.mean() < .95
     with torch.no_grad():
         batch = episodes(model)
         assert torch.equal(model.episode_logits(batch), model.answer(batch).decoded.best)  # a training does not mix
@@ -357,10 +362,10 @@ def test_frozen_features_are_those_of_both_encoders(sam2):
     model, images = build(sam2), photos(2)
     levels = model.frozen_features(images)
     with torch.no_grad():
-        wanted = [model.backbone.backbone(resize(images, (80, 80)), [1])[0], *(image_features(sam2, images).grid(n) for n in range(3))]
-    assert model.layers == (1,) and len(levels) == 4 and not any(x.requires_grad for x in levels)
+        wanted = [*model.backbone.backbone(resize(images, (80, 80)), [0, 1]), *(image_features(sam2, images).grid(n) for n in range(3))]
+    assert model.layers == (0, 1) and len(levels) == 5 and not any(x.requires_grad for x in levels)
     for got, want in zip(levels, wanted): assert torch.allclose(got, want, atol=1e-5)
-    assert [tuple(x.shape[1:]) for x in levels] == [(8, 5, 5), (16, 16, 16), (32, 8, 8), (128, 4, 4)]
+    assert [tuple(x.shape[1:]) for x in levels] == [(8, 5, 5), (8, 5, 5), (16, 16, 16), (32, 8, 8), (128, 4, 4)]
     assert all(shape == (1, 3, 80, 80) for shape in model.backbone.backbone.seen[:2])
 
 
@@ -446,7 +451,7 @@ def test_sam_21_works_too(newer):
     assert got.shape == (2, 16, 16) and torch.isfinite(got).all()
     plain = build(newer, variant='pseudo_prompts')
     with torch.no_grad():
-        support, features = remember(newer, batch.support, masks), as_features(newer, batch.query[1:])
+        support, features = remember(newer, batch.support, masks), as_features(newer, batch.query[-3:])
         found = plain.answer(batch)
         assert torch.allclose(found.fused, recall(newer, features, [*support.memories, found.memory]), atol=1e-6)
     assert model.describe()['sam2'] == 'sam2.1_hiera_t'
@@ -457,11 +462,11 @@ def test_supports_are_remembered_by_themselves(sam2):
     batch = episodes(model, k=3)
     with torch.no_grad():
         whole = remember(sam2, batch.support, batch.support_masks)
-        alone = encode_memory(sam2, as_features(sam2, [x[1:, 2] for x in batch.support[1:]]), batch.support_masks[1:, 2])
+        alone = encode_memory(sam2, as_features(sam2, [x[1:, 2] for x in batch.support[-3:]]), batch.support_masks[1:, 2])
     for a, b in zip(whole.memories[2], alone): assert torch.allclose(a[1:], b, atol=1e-5)
-    wide = whole._replace(prior=whole.prior[:1], masks=whole.masks[:1], memories=[type(m)(*(x[:1] for x in m)) for m in whole.memories]).for_queries(4)
-    assert wide.prior.shape[0] == wide.masks.shape[0] == 4 and wide.memory.shape == (4, 3, 32, 4, 4)
-    assert torch.equal(wide.memory[3], whole.memory[0]) and wide.prior.untyped_storage().data_ptr() == whole.prior.untyped_storage().data_ptr()
+    wide = whole._replace(prior=[x[:1] for x in whole.prior], masks=whole.masks[:1], memories=[type(m)(*(x[:1] for x in m)) for m in whole.memories]).for_queries(4)
+    assert all(x.shape[0] == 4 for x in (*wide.prior, wide.masks)) and wide.memory.shape == (4, 3, 32, 4, 4)
+    assert torch.equal(wide.memory[3], whole.memory[0]) and wide.prior[1].untyped_storage().data_ptr() == whole.prior[1].untyped_storage().data_ptr()
 
 
 def test_prompts_can_be_given(sam2):
@@ -470,7 +475,7 @@ def test_prompts_can_be_given(sam2):
     given = PseudoPrompts(*torch.rand(2, 2, 64, 64, generator=torch.Generator().manual_seed(1)))
     with torch.no_grad():
         found = read_queries(sam2, batch.query, remember(sam2, batch.support, batch.support_masks), model.settings, given)
-        memory = encode_memory(sam2, as_features(sam2, batch.query[1:]), given.discriminative)
+        memory = encode_memory(sam2, as_features(sam2, batch.query[-3:]), given.discriminative)
     assert found.prompts is given and torch.equal(found.memory.pointer, memory.pointer) and torch.equal(found.steps[0].memory, memory.features)
     assert not torch.equal(found.memory.features, memory.features)
 
@@ -559,7 +564,7 @@ def test_who_decides_about_settings():
     (dict(pseudo_prompts=False, calibration=True), 'calibration=True needs pseudo prompts'),
     (dict(variant='support_memory', refinement=True), 'refinement=True needs pseudo prompts'),
     (dict(input_size=96), 'input_size=96, but this SAM 2 was made for 64 px'),
-    (dict(trust=1.5), 'trust=1.5 must lie between 0'), (dict(trust=-.1), 'trust=-0.1 must'), (dict(alpha=-1.), 'alpha'), (dict(support_blocks='both'), 'support_blocks')])
+    (dict(trust=1.5), 'trust=1.5 must lie between 0'), (dict(trust=-.1), 'trust=-0.1 must'), (dict(deference=-1.), 'deference=-1.0 must'), (dict(alpha=-1.), 'alpha'), (dict(support_blocks='both'), 'support_blocks')])
 def test_settings_that_make_no_sense(sam2, options, words):
     with pytest.raises(FSSKitError, match=words): build(sam2, **options)
 
@@ -612,6 +617,24 @@ def test_a_head_is_saved_and_found_again(sam2, tmp_path):
     assert by_name.input_size == 64
 
 
+def test_a_head_keeps_its_layers(sam2, tmp_path):
+    sam2, file = deepcopy(sam2), tmp_path / 'head.safetensors'
+    save_head(build(sam2, layers=[1]), file, HeadRecord())
+    again = FSSAM(Tiny(), sam2, head=file)
+    assert again.layers == again.settings.layers == (1,) and again.frozen_id == build(sam2, layers=(1,)).frozen_id
+    with pytest.raises(FSSKitError, match='layers'): FSSAM(Tiny(), sam2, head=file, layers=(0, 1))
+
+
+def test_one_layer_guesses_as_it_is(sam2):
+    model = build(sam2, layers=(1,))
+    batch = episodes(model, k=2)
+    masks = (batch.support_masks[0] == 1).float()
+    by_hand = priors_by_hand(batch.query[0][0], batch.support[0][0], masks, 64)
+    with torch.no_grad(): found, joined = model.answer(batch).prompts, build(sam2).answer(episodes(build(sam2), k=2)).prompts
+    for guess, want in zip(found, by_hand): assert torch.allclose(guess[0], want, atol=1e-5)
+    assert (found.foreground - joined.foreground).abs().max() > .05
+
+
 def test_the_shipped_head_has_a_name(sam2, tmp_path, monkeypatch):
     monkeypatch.setattr('fsskit.fetch._checkout', lambda: None)
     monkeypatch.setenv('FSSKIT_WEIGHTS', str(tmp_path))
@@ -627,7 +650,7 @@ def test_made_by_name(tmp_path):
     assert 'fssam' in list_models() and type(model) is FSSAM and not model.training and model.sam2.name == 'sam2_tiny'
     facts = json.loads(json.dumps(model.describe()))
     assert facts['model'] == 'fssam' and facts['variant'] == 'full' and facts['backbone'] == 'rgb' and facts['weights'] == 'none'
-    assert {**facts, **asdict(model.settings)} == facts and facts['sam2_weights'] == 'random-0' and facts['prior_size'] == 40
+    assert {**facts, **json.loads(json.dumps(asdict(model.settings)))} == facts and facts['layers'] == [0] and facts['sam2_weights'] == 'random-0' and facts['prior_size'] == 40
     with pytest.raises(FSSKitError, match="no option 'heads'"): create_model('fssam', 'rgb', heads=None)
 
 
