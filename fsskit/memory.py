@@ -92,7 +92,7 @@ def memory_of(
     "Encode pictures and their masks as memory."
     return encode_memory(model, image_features(model, images), masks)
 
-# %% ../nbs/57_memory.ipynb #d8c378c4
+# %% ../nbs/57_memory.ipynb #856ca2c1
 def pointer_places(
     model: SAM2Base,
     ages: Sequence[int],  # of K pointers, in frames, from 1
@@ -105,7 +105,7 @@ def pointer_places(
     shares = torch.tensor(ages, device=model.device) / longest
     return model.obj_ptr_tpos_proj(get_1d_sine_pe(shares, dim=width))[:, None].expand(-1, batch, -1)
 
-# %% ../nbs/57_memory.ipynb #856ca2c1
+
 def check_memories(model: SAM2Base, memories: Sequence[Memory], ages: Sequence[int] | None) -> None:
     "One sentence when memories cannot be read together."
     if not memories: raise FSSKitError('There is no memory to read: give at least one, as `memory_of` makes it.')
@@ -180,7 +180,7 @@ def memory_reading(
         x = x + layer.linear2(layer.activation(layer.linear1(layer.norm3(x))))
     return seen, model.memory_attention.norm(x).transpose(1, 2).unflatten(2, features.sizes[-1])
 
-# %% ../nbs/57_memory.ipynb #13c955a1
+# %% ../nbs/57_memory.ipynb #4b12bd7c
 class Decoded(NamedTuple):
     "What the mask decoder answers."
     masks: Tensor  # (B, 3, 4h, 4w) logits of three candidates
@@ -191,7 +191,7 @@ class Decoded(NamedTuple):
     def best(self) -> Tensor:  # (B, 4h, 4w) logits of the candidate with the best IoU
         return self.masks[torch.arange(len(self.masks)), self.ious.argmax(1)]
 
-# %% ../nbs/57_memory.ipynb #4b12bd7c
+
 def decode(
     model: SAM2Base,
     features: Features,  # of B pictures

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from .photos import BLUE, FSSKitError, heatmap, load_pair, load_photo, overlay, resize_photo, show_row, to_tensor
 from .similarity import ColourBackbone, FewShotModel, cosine_map, finite_features, join_layers
 
-# %% ../nbs/35_predictor.ipynb #8a93c374
+# %% ../nbs/35_predictor.ipynb #3b38879b
 MODELS = {
     'prototype': 'fsskit.similarity:PrototypeModel',
     'prior_mask': 'fsskit.similarity:PriorMaskModel',
@@ -32,14 +32,14 @@ MODELS = {
     'fssam': 'fsskit.fssam:FSSAM',
 }
 
-# %% ../nbs/35_predictor.ipynb #3b38879b
+
 def list_models(
     pattern: str = '*',  # shell pattern such as '*match*'
 ) -> list[str]:  # names that `create_model` knows, sorted
     "Names of the models that match a pattern. Nothing is imported."
     return sorted(name for name in MODELS if fnmatch(name, pattern))
 
-# %% ../nbs/35_predictor.ipynb #f096844b
+# %% ../nbs/35_predictor.ipynb #dc31f9c5
 def find_model(
     name: str,  # a key of MODELS
 ) -> type[FewShotModel]:  # the class (or function) behind it
@@ -49,7 +49,7 @@ def find_model(
     module, attribute = MODELS[name].split(':')
     return getattr(importlib.import_module(module), attribute)
 
-# %% ../nbs/35_predictor.ipynb #dc31f9c5
+
 def find_backbone(
     backbone: Union[str, nn.Module],  # a name, 'rgb' for colours only, or a backbone itself
     weights: Optional[str] = 'embedded',  # 'embedded', 'hub', a path, or None for random weights
@@ -101,7 +101,7 @@ def check_logits(
     if torch.isfinite(logits).all(): return logits
     raise FSSKitError('The model gave NaN or infinite scores: check its weight file, and that no photo is damaged.')
 
-# %% ../nbs/35_predictor.ipynb #cb40f050
+# %% ../nbs/35_predictor.ipynb #ff3c7f22
 @dataclass(frozen=True, eq=False)
 class Prediction:
     "What a model says about one query photo."
@@ -110,7 +110,7 @@ class Prediction:
     seconds: float  # from opening the photo to the mask, support not included
     photo: np.ndarray  # (H,W,3) uint8, the query as it was read
 
-# %% ../nbs/35_predictor.ipynb #ff3c7f22
+
 def as_list(
     sources: Any,  # one photo or mask of any kind, or several of them
     dims: int,  # axes that a stack of them has: 4 for photos, 3 for masks
