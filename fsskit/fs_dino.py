@@ -83,7 +83,7 @@ def check_choice(
     if value not in CHOICES[name]:
         raise FSSKitError(f"fs_dino: {name}='{value}' is not known: choose {', '.join(map(repr, CHOICES[name]))}.")
 
-
+# %% ../nbs/75_fs_dino.ipynb #9902792b
 def check_trust(model: str, trust: float, deference: float) -> None:
     "FSSKitError when `temper` cannot mix so."
     if not 0 <= trust <= 1:

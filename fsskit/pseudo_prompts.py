@@ -114,7 +114,7 @@ def prior_size(
     "Side of the encoder's input: a grid 5/4 as fine as SAM 2's, as DINOv2 gets 560 px (40 x 40) for 512 px (32 x 32)."
     return backbone.stride * round(image_size / 16 * 1.25)
 
-
+# %% ../nbs/80_pseudo_prompts.ipynb #6b8386dd
 def one_map(
     levels: Sequence[Tensor],  # maps (..., C_l, h_l, w_l) of some layers of an encoder
 ) -> Tensor:  # (..., C, h, w)
