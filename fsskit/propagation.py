@@ -367,7 +367,7 @@ def follow_losses(
     costs = [frame_losses(seen, target) for seen, target in zip(frames, masks)]
     return {name: torch.stack([c[name] for c in costs]).mean() for name in WEIGHTS}
 
-
+# %% ../nbs/58_propagation.ipynb #02955b73
 def sam2_step(
     task: Sam2Task,
     step: int,
