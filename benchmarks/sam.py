@@ -9,7 +9,8 @@ data/splits/heldout_photos.txt; no photo on that list is used in any training, t
 
 Every object is asked about in every way. `click`: the point deepest inside the object. `three clicks`: that point and two
 more on the object, from a seed. `box`: the object's exact bounding box. Our rows: the single mask, and the best of the three
-masks if an oracle chose. `from near`: `closer_mask`, several windows around the box. Peers: growing a region of similar
+masks if an oracle chose. `from near`: `closer_mask`, several windows around the box, also without its prior for the shape of
+the box. Peers: growing a region of similar
 colour from the click (the tolerance is chosen on objects of SmallWorld's pretraining pool), the filled box, and the ellipse
 inscribed in the box. Mean IoU over objects at the size of the photo, 95 % intervals by resampling photos (objects of one
 photo are not independent), and paired differences. Small objects cover
@@ -73,6 +74,7 @@ def answers(sam, photo: np.ndarray, image, mask: np.ndarray, box, rng, tolerance
         ious = [iou(m, mask) for m in three]
         found[f'sam_tiny {name}, best by its own score'], found[f'sam_tiny {name}, oracle of three'] = ious[0], max(ious)
     found[NEAR] = iou(closer_mask(sam, photo, box), mask)
+    found[f'{NEAR}, without the prior'] = iou(closer_mask(sam, photo, box, prior=0), mask)
     return found
 
 

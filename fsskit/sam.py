@@ -231,6 +231,23 @@ def _window(
     low, high = np.floor(middle - reach).clip(0), np.ceil(middle + reach).clip(None, size[::-1])
     return (*low.astype(int).tolist(), *high.astype(int).tolist())
 
+
+def _seen_in(
+    sam: Sam,
+    photo: np.ndarray,  # uint8 (H, W, 3)
+    box: np.ndarray,  # left, top, right, bottom in px of the photo
+    window: tuple[int, int, int, int],  # left, top, right, bottom in px
+    mirrored: bool,  # look at the mirror image instead
+) -> Tensor:  # (h, w) of the window
+    "Probability of the object in a window."
+    (x0, y0, x1, y1), (left, top, right, bottom) = window, box
+    sides = (x1 - right, x1 - left) if mirrored else (left - x0, right - x0)
+    view = photo[y0:y1, x0:x1]
+    seen = embed_image(sam, np.ascontiguousarray(view[:, ::-1] if mirrored else view))
+    prompt = make_prompt(sam, seen, box=np.array([sides[0], top - y0, sides[1], bottom - y0]))
+    found = sam.postprocess_masks(decode(sam, seen.embedding, prompt)[0][:, :1], seen.fitted, seen.size)[0, 0].sigmoid()
+    return (found.flip(1) if mirrored else found).cpu()
+
 # %% ../nbs/50_sam.ipynb #1260cc54
 @torch.no_grad()
 def closer_mask(
@@ -238,6 +255,7 @@ def closer_mask(
     photo: np.ndarray,  # uint8 (H, W, 3)
     box: Sequence,  # left, top, right, bottom in px of the photo
     zooms: Sequence[float] = ZOOMS,  # windows; the encoder runs once for each
+    prior: float = .5,  # how much the shape of the box says; 0: nothing
     share: float = .5,  # mean probability from which a pixel belongs to the object
 ) -> np.ndarray:  # bool (H, W)
     "The object in a box, seen from near: mean over several windows around the box, nothing outside it."
@@ -246,14 +264,15 @@ def closer_mask(
     if not (0 <= left < right <= w and 0 <= top < bottom <= h):
         raise FSSKitError(f'The box {tuple(box.tolist())} is empty or leaves the photo of {w} x {h} px: '
                           'give left, top, right, bottom in its pixels.')
-    for zoom in zooms:
-        x0, y0, x1, y1 = _window(box, zoom, (h, w))
-        seen = embed_image(sam, np.ascontiguousarray(photo[y0:y1, x0:x1]))
-        low = decode(sam, seen.embedding, make_prompt(sam, seen, box=box - [x0, y0, x0, y0]))[0][:, :1]
-        mean[y0:y1, x0:x1] += sam.postprocess_masks(low, seen.fitted, seen.size)[0, 0].sigmoid().cpu() / len(zooms)
-    inside = torch.zeros_like(mean, dtype=torch.bool)
-    inside[math.floor(top):math.ceil(bottom), math.floor(left):math.ceil(right)] = True
-    return ((mean > share) & inside).numpy()
+    for n, zoom in enumerate(zooms):
+        window = _window(box, zoom, (h, w))
+        mean[window[1]:window[3], window[0]:window[2]] += _seen_in(sam, photo, box, window, n % 2 == 1) / len(zooms)
+    part = slice(int(top), math.ceil(bottom)), slice(int(left), math.ceil(right))
+    y, x = (2 * (torch.arange(s.start, s.stop) + .5 - low) / (high - low) - 1
+            for s, low, high in zip(part, (top, left), (bottom, right)))
+    mask = np.zeros((h, w), bool)
+    mask[part] = mean[part].logit(1e-6) + prior * (1.4 - y[:, None] ** 2 - x ** 2) > math.log(share / (1 - share))
+    return mask
 
 # %% ../nbs/50_sam.ipynb #c48d2811
 def focal_loss(
@@ -716,7 +735,7 @@ def real_categories(
     real = (p for p in pool.pictures if not p.source.startswith('smallworld'))
     return dict(sorted(Counter(thing.name for picture in real for thing in picture.things).items()))
 
-
+# %% ../nbs/50_sam.ipynb #d3b9fc19
 def sam_card(weights: Path, checkpoint: Union[str, Path], pool: CutoutPool, parameters: int, data_note: str,
              start: str) -> ModelCard:
     "What the weights are, what they saw, how they were made, what they are for."

@@ -495,7 +495,26 @@ def test_windows_around_a_box_agree_on_the_photo(monkeypatch):
     everywhere = closer_mask(sam, photo, (80, 50, 160, 100))
     assert everywhere.sum() == 80 * 50 and everywhere[50:100, 80:160].all()
     monkeypatch.setattr(module, 'decode', lambda *_: (torch.full((1, 4, 64, 64), -.5), torch.zeros(1, 4)))  # 0.378
-    assert not closer_mask(sam, photo, (80, 50, 160, 100)).any() and closer_mask(sam, photo, (80, 50, 160, 100), share=.37).any()
+    assert not closer_mask(sam, photo, (80, 50, 160, 100), prior=0).any()
+    assert closer_mask(sam, photo, (80, 50, 160, 100), prior=0, share=.37).sum() == 80 * 50
+    y, x = (np.arange(50) + .5) / 25 - 1, (np.arange(80) + .5) / 40 - 1  # the shape of the box decides: -0.5 + 0.5 (1.4 - r^2) > 0
+    found = closer_mask(sam, photo, (80, 50, 160, 100))
+    assert np.array_equal(found[50:100, 80:160], y[:, None] ** 2 + x ** 2 < .4) and found.sum() == found[50:100, 80:160].sum()
+
+
+def test_every_second_window_is_mirrored(monkeypatch):
+    "A decoder that always marks the left half of its box: the mirrored window says right, so each half gets one half."
+    sam, photo, box = load_sam('sam_tiny', None), np.zeros((150, 240, 3), np.uint8), (80, 50, 160, 100)
+
+    def left_half(sam, embedding, prompt):
+        left, top, right, bottom = prompt.boxes[0].tolist()
+        return (20. * (torch.arange(64) * 4 + 1.5 < (left + right) / 2) - 10).expand(1, 4, 64, 64), torch.zeros(1, 4)
+
+    monkeypatch.setattr(module, 'decode', left_half)
+    once = closer_mask(sam, photo, box, [2.], prior=0)
+    assert once[50:100, 80:116].all() and not once[50:100, 124:160].any()
+    both = [closer_mask(sam, photo, box, [2., 2.], prior=0, share=share) for share in (.4, .6)]
+    assert both[0].sum() > .9 * 80 * 50 and not both[1][:, 80:112].any() and not both[1][:, 128:160].any()
 
 
 @pytest.mark.parametrize('box', [(10, 10, 10, 40), (10, 10, 300, 40), (-5, 10, 30, 40), (30, 40, 10, 20)])
