@@ -2,16 +2,19 @@
 """FSSAM against a plain formulation of it with the same random weights: seconds and peak memory, in one run.
 
     python benchmarks/fssam.py [--backbone dinov2_vitb14] [--sam2 sam2_hiera_s] [--shots 1 5] [--repeat 5]
+                               [--modes fp32 medium bf16]
 
 Plain: the timm encoder and the stock sam2 modules in float32, photo by photo, the formulas as they are written, and nothing
 kept: every query encodes its supports anew. Ours: `FSSAM` in float32, in float32 with faster products ('medium'), and in
 bfloat16. An episode encodes supports and query; a further query finds the supports encoded. All results are compared with
-the plain one before anything is timed, and all take turns. Peak memory is that of a fresh process that does one thing. Writes
+the plain one before anything is timed, and all take turns. A processor without bfloat16 emulates it, several times slower than
+float32: leave it out of --modes there. Peak memory is that of a fresh process that does one thing. Writes
 benchmarks/results/fssam_BACKBONE_SAM2.json and .md.
 """
 import argparse
 import subprocess
 import sys
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
@@ -41,9 +44,10 @@ def corners(x: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def plain_prior(model: FSSAM, image: Tensor) -> Tensor:  # (C, h, w)
-    "The last layer of the timm encoder."
+    "The layers of the timm encoder that are wanted (DINOv2: the last one), each of length 1, as one map."
     square = F.interpolate(image[None], (model.settings.prior_size,) * 2, mode='bilinear', align_corners=True)
-    return model.backbone.backbone(square, model.layers)[0][0]
+    maps = [m[0] for m in model.backbone.backbone(square, model.layers)]
+    return maps[0] if len(maps) == 1 else torch.cat([m / m.norm(dim=0) for m in maps])
 
 
 def plain_prompts(query: Tensor, supports: list[Tensor], masks: list[Tensor], size: int) -> list[Tensor]:  # two (S, S)
@@ -135,7 +139,7 @@ def random_photos(size: int, shots: int) -> tuple[Tensor, Tensor, Tensor]:
     return images[0], images[1:], masks
 
 
-def ways(model: FSSAM, shots: int) -> dict:
+def ways(model: FSSAM, shots: int, modes: Sequence[str] = tuple(MODES)) -> dict:
     "What is compared, by name: functions without arguments that give the three masks."
     query, images, masks = random_photos(model.input_size, shots)
     def episode(mode: str) -> Tensor:
@@ -147,8 +151,8 @@ def ways(model: FSSAM, shots: int) -> dict:
             return model.look(query[None], kept[mode, shots]).decoded.masks.float()
     def plain() -> Tensor:
         with torch.inference_mode(): return plain_episode(model, query, images, masks)
-    return {'plain': plain, **{f'episode, {mode}': partial(episode, mode) for mode in MODES},
-            **{f'further query, {mode}': partial(further, mode) for mode in MODES}}
+    return {'plain': plain, **{f'episode, {mode}': partial(episode, mode) for mode in modes},
+            **{f'further query, {mode}': partial(further, mode) for mode in modes}}
 
 
 def logit_distance(result: Tensor, expected: Tensor) -> float:
@@ -156,9 +160,9 @@ def logit_distance(result: Tensor, expected: Tensor) -> float:
     return 1 - F.cosine_similarity(result.double().flatten(), expected.double().flatten(), 0).item()
 
 
-def task_of(model: FSSAM, shots: int) -> Task:
+def task_of(model: FSSAM, shots: int, modes: Sequence[str]) -> Task:
     "One number of shots; the first turn of each, which compares the results, also fills the memories."
-    s, runs = model.settings, ways(model, shots)
+    s, runs = model.settings, ways(model, shots, modes)
     limits = {name: MODES.get(name.split(', ')[-1], 0.) for name in runs}
     about = f'{shots}-shot, {model.sam2.name} at {s.input_size} px, {model.backbone.name} at {s.prior_size} px'
     return Task(about, [Contestant(name, run, limits[name]) for name, run in runs.items()], logit_distance)
@@ -174,6 +178,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--backbone', default='dinov2_vitb14'), parser.add_argument('--sam2', default='sam2_hiera_s')
     parser.add_argument('--shots', type=int, nargs='+', default=(1, 5)), parser.add_argument('--repeat', type=int, default=5)
+    parser.add_argument('--modes', nargs='+', choices=MODES, default=tuple(MODES), help='precisions of ours')
     parser.add_argument('--out', type=Path, help='JSON file; without it: in benchmarks/results')
     parser.add_argument('--only', nargs=2, metavar=('SHOTS', 'NAME'), help='do one thing, and print the peak memory')
     args = parser.parse_args()
@@ -181,9 +186,9 @@ def main() -> None:
     if args.only:
         ways(model, int(args.only[0]))[args.only[1]]()
         return print(peak_gb())
-    rows = [row for shots in args.shots for row in race(task_of(model, shots), args.repeat)]
+    rows = [row for shots in args.shots for row in race(task_of(model, shots, args.modes), args.repeat)]
     peaks = {f'{shots}-shot, {name}': memory_of_one(args, shots, name) for shots in args.shots
-             for name in ways(model, shots) if not name.startswith('further')}
+             for name in ways(model, shots, args.modes) if not name.startswith('further')}
     about = {'processor': processor(), 'threads': torch.get_num_threads(), 'versions': versions()}
     note = f"Random weights. {about['processor']}, {about['threads']} threads. Distance: 1 - cosine of the logits."
     memory = '\n'.join(['| peak memory of a process | GB |', '|---|--:|', *(f'| {k} | {v:.2f} |' for k, v in peaks.items())])

@@ -1,6 +1,8 @@
 """The benchmarks: plain rivals are right, wrong results are refused, turns and quotients are what they say."""
+import importlib.util
 import json
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -322,3 +324,19 @@ def test_the_machine_says_who_it_is(monkeypatch, tmp_path):
     assert processor() == 'Chip 9'
     monkeypatch.setitem(__import__('sys').modules, 'resource', None)
     assert peak_gb() is None
+
+
+@pytest.mark.parametrize('shots', [1, 2])
+def test_the_plain_fssam_of_the_script_agrees_with_ours(shots, monkeypatch):
+    "benchmarks/fssam.py: same weights, formulas as they are written, photo by photo; layers joined as ours joins them."
+    folder = Path(__file__).resolve().parents[1] / 'benchmarks'
+    monkeypatch.syspath_prepend(str(folder))
+    spec = importlib.util.spec_from_file_location('benchmark_of_fssam', folder / 'fssam.py')
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    model = script.make_model('embedded', 'sam2_tiny')
+    assert len(model.layers) > 1
+    runs = script.ways(model, shots, ['fp32'])
+    assert list(runs) == ['plain', 'episode, fp32', 'further query, fp32']
+    expected = runs['plain']()
+    assert all(script.logit_distance(runs[name](), expected) < 1e-8 for name in list(runs)[1:])
