@@ -8,8 +8,8 @@ __all__ = ['MATCHING', 'FS_DINO', 'PARTS', 'FSSAM', 'LADDERS', 'VERDICTS', 'RECI
            'recipe_of', 'row_recipe', 'untrained_model', 'row_model', 'cell_folder', 'check_start', 'minutes_left',
            'encode_ahead', 'cell_data', 'train_row', 'tidy', 'missing_results', 'measure_row', 'LadderRun', 'run_row',
            'plan_facts', 'check_plan', 'check_request', 'run_cells', 'run_ladder', 'finished_results', 'row_figures',
-           'difference', 'row_steps', 'best_free', 'row_entry', 'ladder_report', 'ladder_markdown', 'ladder_figure',
-           'write_report']
+           'difference', 'row_steps', 'best_free', 'pairs_in_order', 'row_entry', 'ladder_report', 'ladder_markdown',
+           'ladder_figure', 'write_report']
 
 # %% ../nbs/90_ladder.ipynb #56653aa4
 import json
@@ -17,6 +17,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from inspect import signature
+from itertools import combinations
 from pathlib import Path
 from typing import Any, NamedTuple, Optional, Union
 
@@ -495,6 +496,21 @@ def best_free(ladder: Ladder, found: Found, shots: int) -> Optional[str]:
              for row in ladder.rows if not row.trained and shots in found[row.name]}
     return max(means, key=means.get, default=None)
 
+# %% ../nbs/90_ladder.ipynb #1797fc9a
+def pairs_in_order(
+    rows: Sequence[Mapping[str, Any]],  # see `row_entry`
+    shots: int,
+) -> list[int]:  # pairs of rows in the paper's order, pairs
+    "Over the cells that both rows of a pair have; a pair without such a cell does not count."
+    known = [(row['paper'], {(c['fold'], c['seed']): c['miou'] for c in row['shots'][str(shots)]['cells']})
+             for row in rows if row['paper'] and str(shots) in row['shots']]
+    counts = [0, 0]
+    for (first, a), (second, b) in combinations(known, 2):
+        if both := a.keys() & b.keys():
+            means = [float(np.mean([cells[cell] for cell in both])) for cells in (a, b)]
+            counts = [n + more for n, more in zip(counts, same_order(means, [first, second]))]
+    return counts
+
 # %% ../nbs/90_ladder.ipynb #9183964e
 def row_entry(ladder: Ladder, out: Path, found: Found, row: Row) -> dict[str, Any]:
     "Everything about a row."
@@ -513,11 +529,9 @@ def ladder_report(
     found = {row.name: finished_results(out, row) for row in ladder.rows}
     rows = [row_entry(ladder, Path(out), found, row) for row in ladder.rows]
     shots = sorted({int(k) for row in rows for k in row['shots']})
-    numbered = [row for row in rows if row['paper']]
-    pairs = {k: [(r['shots'][str(k)]['miou'], r['paper']) for r in numbered if str(k) in r['shots']] for k in shots}
     return {'ladder': ladder.model, 'benchmark': ladder.benchmark, 'source': ladder.source, 'plan': dict(facts),
             'versions': versions(), 'shots': shots, 'rows': rows,
-            'pairs_in_order': {str(k): list(same_order(*zip(*pairs[k]))) for k in shots if pairs[k]}}
+            'pairs_in_order': {str(k): pairs_in_order(rows, k) for k in shots}}
 
 # %% ../nbs/90_ladder.ipynb #5bba3d8b
 def _points(values: Optional[Sequence[float]], sign: str = '') -> str:
@@ -556,8 +570,8 @@ def _step_table(report: Mapping[str, Any]) -> list[str]:
             paper = '' if step.get('paper') is None else f"{step['paper']:+.1f}"
             lines.append(f"| {row['name']} | {step.get('from', '')} | {paper} | {_points(step.get('ours'), '+')} | "
                          f"{step.get('verdict', '')} | {_points(free.get('ours'), '+')} |")
-        if order := report['pairs_in_order'].get(str(k)):
-            lines += ['', f"{order[0]} of {order[1]} pairs of rows stand in the paper's order."]
+        order = report['pairs_in_order'][str(k)]
+        if order[1]: lines += ['', f"{order[0]} of {order[1]} pairs of rows stand in the paper's order."]
     return lines
 
 # %% ../nbs/90_ladder.ipynb #0697883e
@@ -571,6 +585,9 @@ def ladder_markdown(report: Mapping[str, Any]) -> str:
              'training. A cell is a fold with a seed, and all its rows answer the same episodes.',
              'The intervals come from drawing episodes again. They do not know about the luck of a training; cells do.',
              f"Best training-free row: {', '.join(sorted(free)) or 'none yet'}."]
+    if len({len(f['cells']) for f in figures}) > 1:
+        about.append('Some rows have more cells than others. Their means cannot be compared; differences can, and the count '
+                     "of pairs in the paper's order: both are taken over the cells that two rows share.")
     return '\n'.join([f"# Ladder of {report['ladder']}", '', *sum(([line, ''] for line in about), []),
                       *_first_table(report), *_step_table(report)]) + '\n'
 
