@@ -401,10 +401,10 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 def typed_lines(text):
-    """The lines `fsskit ...` of fenced blocks, whole, without comments and pipes; `...` stands for anything, so it is left out."""
+    """The lines `fsskit ...` of fenced blocks, whole, without comments, pipes and redirections; `...` stands for anything, so it is left out."""
     for block in re.findall('^```[a-z]*\n(.*?)^```', text, re.M | re.S):
         for line in re.sub(r'\s*\\\n\s*', ' ', block).splitlines():
-            if line.startswith('fsskit ') and '...' not in line: yield re.split(r'\s#|\s\|', line)[0].strip()
+            if line.startswith('fsskit ') and '...' not in line: yield re.split(r'\s[#|>]', line)[0].strip()
 
 
 def advice():
@@ -416,8 +416,8 @@ def advice():
 
 
 def test_lines_are_found():
-    text = 'fsskit no\n```\nfsskit a --b \\\n    c  # d\nfsskit x | wc\n$ fsskit no\nfsskit ... no\n```\n\n```sh\nfsskit e\n```\n'
-    assert list(typed_lines(text)) == ['fsskit a --b c', 'fsskit x', 'fsskit e']
+    text = 'fsskit no\n```\nfsskit a --b \\\n    c  # d\nfsskit x | wc\nfsskit y > z\n$ fsskit no\nfsskit ... no\n```\n\n```sh\nfsskit e\n```\n'
+    assert list(typed_lines(text)) == ['fsskit a --b c', 'fsskit x', 'fsskit y', 'fsskit e']
     assert any('fsskit segment' in line for _, line in advice())
 
 
