@@ -25,11 +25,11 @@ REPORTS = (('fs_dino', 'matched'), ('fssam', 'all'))
 PHOTOS = (('folds', 'all'), ('folds_heldout', 'held out'))
 
 
-def line(system: str, photos: str, shots: str, row: dict, free: dict, episodes: int) -> str:
+def line(system: str, photos: str, shots: str, row: dict, free: dict) -> str:
     "A row of the table."
     gain, low, high = (100 * v for v in row['over_free']['ours'])
     return (f"| {system} | {photos} | {shots} | {100 * free['miou']:.1f} | **{100 * row['miou']:.1f}** | {gain:+.1f} | "
-            f'{low:+.1f} to {high:+.1f} | {episodes} |')
+            f'{low:+.1f} to {high:+.1f} | {row["episodes"]} |')
 
 
 def table(folder: Path) -> str:
@@ -40,7 +40,7 @@ def table(folder: Path) -> str:
         for system, name in REPORTS:
             rows = {r['name']: r['shots'] for r in json.loads((folder / f'{photos}_{system}.json').read_text())['rows']}
             for shots, found in rows[name].items():
-                lines.append(line(system, title, shots, found, rows[found['over_free']['from']][shots], found['episodes']))
+                lines.append(line(system, title, shots, found, rows[found['over_free']['from']][shots]))
     return '\n'.join(lines) + '\n'
 
 

@@ -13,7 +13,6 @@ import argparse
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from common import write_results
@@ -21,16 +20,11 @@ from fsskit.datasets import open_dataset
 from fsskit.episodes import EpisodeSampler, load_episode
 from fsskit.evaluation import versions
 from fsskit.fs_dino import MATCH_SCALE, temper
-from fsskit.metrics import mean_iou, paired_difference
+from fsskit.metrics import confusion, mean_iou, paired_difference
 from fsskit.predictor import create_model, FewShotPredictor, resize_scores
 from heads import FOLDS, HEADS, named
 
 MIXTURES = [*((t, 0.) for t in (.1, .2, .35, .5, 1.)), *((1., d) for d in (5., 7., 8., 9., 10., 11., 14.))]
-
-
-def count(found: np.ndarray, truth: np.ndarray) -> list[int]:  # intersection and union of object, then of background
-    known, found, truth = truth != 255, found > 0, truth == 1
-    return [int((op & known).sum()) for op in (found & truth, found | truth, ~found & ~truth, ~(found & truth))]
 
 
 def answers(model, episode) -> list[torch.Tensor]:  # logits (1, h, w): learned, plain
@@ -52,12 +46,12 @@ def measure(model, datasets: list, episodes: int, seed: int) -> list[dict]:
         for i in range(episodes):
             episode = load_episode(dataset, sampler[i])
             learned, plain = answers(model, episode)
-            at_size = lambda logits: resize_scores(logits, episode.query.mask.shape)[0].numpy()
+            truth = episode.query.mask
+            counted = lambda logits: confusion(resize_scores(logits, truth.shape)[0] > 0, truth)
             ids.append(sampler[i].class_id)
-            plain_counts.append(count(at_size(plain), episode.query.mask))
+            plain_counts.append(counted(plain))
             for (trust, deference), row in counts.items():
-                mixed = temper(learned, plain / MATCH_SCALE, trust, deference)
-                row.append(count(at_size(mixed), episode.query.mask))
+                row.append(counted(temper(learned, plain / MATCH_SCALE, trust, deference)))
     return [{'trust': trust, 'deference': deference, 'miou': mean_iou(row, ids), 'plain': mean_iou(plain_counts, ids),
              'difference': list(paired_difference(row, plain_counts, ids)), 'episodes': len(ids)}
             for (trust, deference), row in counts.items()]

@@ -271,7 +271,8 @@ def closer_mask(
     y, x = (2 * (torch.arange(s.start, s.stop) + .5 - low) / (high - low) - 1
             for s, low, high in zip(part, (top, left), (bottom, right)))
     mask = np.zeros((h, w), bool)
-    mask[part] = mean[part].logit(1e-6) + prior * (1.4 - y[:, None] ** 2 - x ** 2) > math.log(share / (1 - share))
+    shape = prior * (1.4 - y[:, None] ** 2 - x ** 2)
+    mask[part] = mean[part].logit(1e-6) + shape > torch.logit(torch.tensor(float(share)))
     return mask
 
 # %% ../nbs/50_sam.ipynb #c48d2811

@@ -497,6 +497,7 @@ def test_windows_around_a_box_agree_on_the_photo(monkeypatch):
     monkeypatch.setattr(module, 'decode', lambda *_: (torch.full((1, 4, 64, 64), -.5), torch.zeros(1, 4)))  # 0.378
     assert not closer_mask(sam, photo, (80, 50, 160, 100), prior=0).any()
     assert closer_mask(sam, photo, (80, 50, 160, 100), prior=0, share=.37).sum() == 80 * 50
+    assert closer_mask(sam, photo, (80, 50, 160, 100), share=0).sum() == 80 * 50 and not closer_mask(sam, photo, (80, 50, 160, 100), share=1).any()
     y, x = (np.arange(50) + .5) / 25 - 1, (np.arange(80) + .5) / 40 - 1  # the shape of the box decides: -0.5 + 0.5 (1.4 - r^2) > 0
     found = closer_mask(sam, photo, (80, 50, 160, 100))
     assert np.array_equal(found[50:100, 80:160], y[:, None] ** 2 + x ** 2 < .4) and found.sum() == found[50:100, 80:160].sum()
