@@ -40,7 +40,8 @@ def blend(a, b,  # colours (3,) or pictures (3,h,w)
     a, b = (np.asarray(c, np.float32).reshape(3, *np.shape(c)[1:] or (1, 1)) for c in (a, b))
     for c in (a, b):
         if c.shape[1:] not in ((1, 1), share.shape):
-            raise FSSKitError(f'blend: a picture of {c.shape[1:]} and a share of {share.shape}; height and width must agree')
+            raise FSSKitError(f'blend: a picture of {c.shape[1:]} and a share of {share.shape}; height and width '
+                              'must agree')
     mixed = share.astype(np.float32) * (b - a)
     mixed += a
     return mixed

@@ -74,7 +74,8 @@ def show_version(wanted: bool) -> None:
 
 @app.callback()
 def options(
-    version: Annotated[bool, typer.Option('--version', callback=show_version, is_eager=True, help='Show the version.')] = False,
+    version: Annotated[bool, typer.Option('--version', callback=show_version, is_eager=True,
+                                          help='Show the version.')] = False,
     debug: Annotated[bool, typer.Option('--debug', help='Show tracebacks.')] = False,
 ) -> None:
     "Few-shot segmentation: show one marked photo, segment others."
@@ -88,10 +89,13 @@ MaskEncoding = Annotated[str, typer.Option('--mask-encoding', help="'auto', 'bin
 Label = Annotated[Optional[int], typer.Option('--label', help='The label that is foreground, for label masks.')]
 Fold = Annotated[Optional[int], typer.Option('--fold', help='0 to 3; without it: all classes.')]
 Side = Annotated[str, typer.Option('--side', help="'test' or 'train'.")]
-Convention = Annotated[str, typer.Option('--convention', help="Training photos with novel classes: 'clean' drops them, 'keep' keeps them.")]
+Convention = Annotated[str, typer.Option(
+    '--convention', help="Training photos with novel classes: 'clean' drops them, 'keep' keeps them.")]
 Progress = Annotated[bool, typer.Option('--progress/--no-progress', help='Bars on standard error.')]
-Head = Annotated[Optional[str], typer.Option('--head', help="Trained part of the model: a file of `fsskit train`, or 'none'; without it: the shipped one.")]
-Settings = Annotated[Optional[list[str]], typer.Option('--option', metavar='NAME=VALUE', help='A setting of the model, such as topk=3. Repeat for more.')]
+Head = Annotated[Optional[str], typer.Option(
+    '--head', help="Trained part of the model: a file of `fsskit train`, or 'none'; without it: the shipped one.")]
+Settings = Annotated[Optional[list[str]], typer.Option(
+    '--option', metavar='NAME=VALUE', help='A setting of the model, such as topk=3. Repeat for more.')]
 
 # %% ../nbs/98_cli.ipynb #374332eb
 def model_settings(
@@ -160,7 +164,8 @@ def write_prediction(
     save_mask(prediction.mask, mask)
     show_prediction(predictor, prediction).savefig(picture, dpi=100)
     height, width = prediction.mask.shape
-    return {'query': str(query), 'width': width, 'height': height, 'foreground_percent': f'{prediction.mask.mean() * 100:.1f}',
+    return {'query': str(query), 'width': width, 'height': height,
+            'foreground_percent': f'{prediction.mask.mean() * 100:.1f}',
             'seconds': f'{prediction.seconds:.2f}', 'mask': mask.name, 'picture': picture.name}
 
 # %% ../nbs/98_cli.ipynb #58da576b
@@ -215,15 +220,18 @@ Data = Annotated[str, typer.Option('--data', help='One of `fsskit datasets`, suc
 Shots = Annotated[int, typer.Option('--shots', help='Support photos an episode.')]
 Episodes = Annotated[int, typer.Option('--episodes', help='How many.')]
 Seed = Annotated[int, typer.Option('--seed', help='Of the episode list.')]
-MinPhotos = Annotated[Optional[int], typer.Option('--min-photos', help='Photos a class must have; 6 to compare 1 and 5 shots.')]
+MinPhotos = Annotated[Optional[int], typer.Option(
+    '--min-photos', help='Photos a class must have; 6 to compare 1 and 5 shots.')]
 Json = Annotated[Optional[Path], typer.Option('--json', help='Result file; an interrupted one is continued.')]
 MinArea = Annotated[Optional[float], typer.Option('--min-area', help='Area that counts: a share below 1, else px.')]
 Only = Annotated[Optional[Path], typer.Option('--only', help='File with the photos to use, one a line.')]
 ScoreSize = Annotated[str, typer.Option('--score-size', help="'original', 'input' or px.")]
 Cache = Annotated[bool, typer.Option('--cache/--no-cache', help='Keep features for the next run.')]
 EpisodesFile = Annotated[Optional[Path], typer.Option('--episodes-file', help='Also write the episode list here.')]
-AllowSeen = Annotated[bool, typer.Option('--allow-seen', help='Measure on classes that the weights were trained on, and mark the result.')]
-Part = Annotated[str, typer.Option('--part', metavar='I/N', help='Only one of N parts, from 0/N on; `fsskit merge` joins them.')]
+AllowSeen = Annotated[bool, typer.Option(
+    '--allow-seen', help='Measure on classes that the weights were trained on, and mark the result.')]
+Part = Annotated[str, typer.Option(
+    '--part', metavar='I/N', help='Only one of N parts, from 0/N on; `fsskit merge` joins them.')]
 
 # %% ../nbs/98_cli.ipynb #bf34704e
 def read_part(
@@ -249,7 +257,8 @@ def print_result(
     result: Any,  # Result
 ) -> None:
     "A result for people."
-    print_table([{'class': name, 'IoU': '-' if iou is None else f'{iou:.3f}'} for name, iou in result.per_class.items()])
+    print_table([{'class': name, 'IoU': '-' if iou is None else f'{iou:.3f}'}
+                 for name, iou in result.per_class.items()])
     if result.skipped_classes:
         listed = ', '.join(f'{name} ({n})' for name, n in result.skipped_classes.items())
         say(f'left out, too few photos: {listed}')
@@ -263,9 +272,11 @@ def print_result(
 def evaluate(
     model: Model, data: Data, fold: Fold = None, shots: Shots = 1, episodes: Episodes = 1000, seed: Seed = 0,
     min_photos: MinPhotos = None, json: Json = None, backbone: BackboneName = 'embedded', weights: Weights = 'embedded',
-    side: Side = 'test', convention: Convention = 'clean', mask_encoding: MaskEncoding = 'auto', min_area: MinArea = None,
+    side: Side = 'test', convention: Convention = 'clean',
+    mask_encoding: MaskEncoding = 'auto', min_area: MinArea = None,
     only: Only = None, score_size: ScoreSize = 'original', cache: Cache = True, episodes_file: EpisodesFile = None,
-    head: Head = None, option: Settings = None, allow_seen: AllowSeen = False, part: Part = '0/1', progress: Progress = True,
+    head: Head = None, option: Settings = None, allow_seen: AllowSeen = False, part: Part = '0/1',
+    progress: Progress = True,
 ) -> None:
     "Measure a model: mIoU with its 95 % interval, FB-IoU, IoU of each class."
     from fsskit import evaluation
@@ -274,8 +285,9 @@ def evaluate(
                            mask_encoding=mask_encoding, only=only, progress=progress)
     if episodes_file is not None: write_list(dataset, shots, episodes, seed, min_photos, episodes_file)
     learner, size = make_model(model, backbone, weights, **model_settings(option, head=head)), score_size
-    print_result(evaluation.evaluate(learner, dataset, shots, episodes, seed, min_photos, progress, int(size) if size.isdigit() else size,
-                                     feature_cache(cache), json, allow_seen, read_part(part)))
+    print_result(evaluation.evaluate(learner, dataset, shots, episodes, seed, min_photos, progress,
+                                     int(size) if size.isdigit() else size, feature_cache(cache), json, allow_seen,
+                                     read_part(part)))
 
 # %% ../nbs/98_cli.ipynb #daa0b4a6
 def write_list(
@@ -375,7 +387,8 @@ def fetch(
     name: Annotated[str, typer.Argument(help='One of the public sets listed by `fsskit datasets`.')],
     root: Annotated[Optional[Path], typer.Option('--root', help="Folder; without it: the kit's data folder.")] = None,
     base_url: Annotated[Optional[str], typer.Option('--base-url', help='A mirror that has the same files.')] = None,
-    archive: Annotated[Optional[list[Path]], typer.Option('--archive', help='An archive that you downloaded yourself.')] = None,
+    archive: Annotated[Optional[list[Path]], typer.Option(
+        '--archive', help='An archive that you downloaded yourself.')] = None,
     progress: Progress = True,
 ) -> None:
     "Download a public data set, check it and unpack it."
@@ -383,21 +396,28 @@ def fetch(
     typer.echo(str(fetch_dataset(name, root, base_url, archive, progress)))
 
 # %% ../nbs/98_cli.ipynb #e48b0a52
-TrainPhotos = Annotated[Optional[list[Path]], typer.Option('--photos', metavar='PATH', help='Needed: a folder of photos, or a photo. Repeat for more.')]
-Teacher = Annotated[Optional[Path], typer.Option('--teacher', help='Needed: weights of mobilenetv2_100 under the names of timm, a .safetensors file.')]
-TrainOut = Annotated[Optional[Path], typer.Option('--out', help='Needed: folder for checkpoint, log, weights and model card.')]
-Init = Annotated[Optional[Path], typer.Option('--init', help='Weights of an earlier training of the same network, to start from.')]
-Resume = Annotated[Optional[Path], typer.Option('--resume', help='checkpoint.pt of an interrupted training, to go on with.')]
+TrainPhotos = Annotated[Optional[list[Path]], typer.Option(
+    '--photos', metavar='PATH', help='Needed: a folder of photos, or a photo. Repeat for more.')]
+Teacher = Annotated[Optional[Path], typer.Option(
+    '--teacher', help='Needed: weights of mobilenetv2_100 under the names of timm, a .safetensors file.')]
+TrainOut = Annotated[Optional[Path], typer.Option(
+    '--out', help='Needed: folder for checkpoint, log, weights and model card.')]
+Init = Annotated[Optional[Path], typer.Option(
+    '--init', help='Weights of an earlier training of the same network, to start from.')]
+Resume = Annotated[Optional[Path], typer.Option(
+    '--resume', help='checkpoint.pt of an interrupted training, to go on with.')]
 Minutes = Annotated[float, typer.Option('--minutes', help='Stop and save after so long; --resume goes on.')]
 TrainSeed = Annotated[int, typer.Option('--seed', help='Decides the first weights and all pictures.')]
 Steps = Annotated[int, typer.Option('--steps', help='The whole schedule.')]
 Exclude = Annotated[Optional[Path], typer.Option('--exclude', help='List of photos to leave out, one a line.')]
-World = Annotated[int, typer.Option('--smallworld', help='Generated pictures of each pretraining class that are added.')]
+World = Annotated[int, typer.Option(
+    '--smallworld', help='Generated pictures of each pretraining class that are added.')]
 Batch = Annotated[int, typer.Option('--batch', help='Crops of 160 px in a step.')]
 Threads = Annotated[Optional[int], typer.Option('--threads', help='CPU threads; without it: as torch likes.')]
 Device = Annotated[str, typer.Option('--device', help="'cpu', 'cuda', 'mps' or 'auto'.")]
 DataNote = Annotated[str, typer.Option('--data-note', help='Licences and origins of the photos, for the model card.')]
-TeacherNote = Annotated[str, typer.Option('--teacher-note', help="The teacher's licence and origin, for the model card.")]
+TeacherNote = Annotated[str, typer.Option(
+    '--teacher-note', help="The teacher's licence and origin, for the model card.")]
 
 # %% ../nbs/98_cli.ipynb #2df12b87
 def require(
@@ -414,8 +434,8 @@ def require(
 @plain_errors
 def train_encoder(
     photos: TrainPhotos = None, teacher: Teacher = None, out: TrainOut = None, init: Init = None, resume: Resume = None,
-    minutes: Minutes = math.inf, steps: Steps = 6000, seed: TrainSeed = 0, exclude: Exclude = None, smallworld: World = 4,
-    batch: Batch = 32, threads: Threads = None, device: Device = 'cpu', data_note: DataNote = '',
+    minutes: Minutes = math.inf, steps: Steps = 6000, seed: TrainSeed = 0, exclude: Exclude = None,
+    smallworld: World = 4, batch: Batch = 32, threads: Threads = None, device: Device = 'cpu', data_note: DataNote = '',
     teacher_note: TeacherNote = '', progress: Progress = True,
 ) -> None:
     "Train the embedded encoder on photos; write its weights and their model card."
@@ -426,23 +446,30 @@ def train_encoder(
                                           batch, threads, device, data_note, teacher_note, progress)))
 
 # %% ../nbs/98_cli.ipynb #d2cbd7b1
-TrainData = Annotated[Optional[list[str]], typer.Option('--data', metavar='SET', help='Needed: photos with masks, such as coco:PATH or folder:PATH. Repeat for more.')]
-Backdrops = Annotated[Optional[list[Path]], typer.Option('--backdrops', metavar='PATH', help='Photos without masks to paste onto: a folder, or a photo. Repeat for more.')]
-CutoutWorld = Annotated[int, typer.Option('--smallworld', help='Generated pictures of each pretraining class that give cut-outs.')]
-ValidateEvery = Annotated[int, typer.Option('--validate-every', help='Steps between two looks at held-out data; the best one is kept.')]
-Patience = Annotated[Optional[int], typer.Option('--patience', help='Looks without a better score before it stops early; without it: never.')]
+TrainData = Annotated[Optional[list[str]], typer.Option(
+    '--data', metavar='SET', help='Needed: photos with masks, such as coco:PATH or folder:PATH. Repeat for more.')]
+Backdrops = Annotated[Optional[list[Path]], typer.Option(
+    '--backdrops', metavar='PATH', help='Photos without masks to paste onto: a folder, or a photo. Repeat for more.')]
+CutoutWorld = Annotated[int, typer.Option(
+    '--smallworld', help='Generated pictures of each pretraining class that give cut-outs.')]
+ValidateEvery = Annotated[int, typer.Option(
+    '--validate-every', help='Steps between two looks at held-out data; the best one is kept.')]
+Patience = Annotated[Optional[int], typer.Option(
+    '--patience', help='Looks without a better score before it stops early; without it: never.')]
 Pictures = Annotated[int, typer.Option('--images', help='Pictures in a step.')]
 Close = Annotated[float, typer.Option('--close', help='Share of pictures that come close to one object.')]
 Lessons = Annotated[int, typer.Option('--batch', help='Clips in a step.')]
 FrameSize = Annotated[int, typer.Option('--size', help='Side of a frame in px, a multiple of 32.')]
-Films = Annotated[int, typer.Option('--films', help='Clips that are drawn once and kept in memory, 1.6 to 2.7 MB each.')]
+Films = Annotated[int, typer.Option(
+    '--films', help='Clips that are drawn once and kept in memory, 1.6 to 2.7 MB each.')]
 Rate = Annotated[float, typer.Option('--lr', help='Peak learning rate.')]
 
 # %% ../nbs/98_cli.ipynb #b4341b49
 @app.command('train-sam')
 @plain_errors
 def train_sam(
-    data: TrainData = None, out: TrainOut = None, backdrops: Backdrops = None, exclude: Exclude = None, smallworld: CutoutWorld = 8,
+    data: TrainData = None, out: TrainOut = None,
+    backdrops: Backdrops = None, exclude: Exclude = None, smallworld: CutoutWorld = 8,
     steps: Steps = 4000, minutes: Minutes = math.inf, resume: Resume = None, init: Init = None, close: Close = 0.,
     seed: TrainSeed = 0, images: Pictures = 8,
     lr: Rate = 8e-4, validate_every: ValidateEvery = 500, patience: Patience = None, threads: Threads = None,
@@ -451,73 +478,92 @@ def train_sam(
     "Train tiny SAM on photos with masks; write its weights and their model card."
     require({'--data': data, '--out': out}, 'fsskit train-sam --data coco:FOLDER --out FOLDER')
     from fsskit import sam
-    typer.echo(str(sam.train_sam(data, out, backdrops or (), exclude, smallworld, steps, minutes, resume, init, close, seed, images, lr=lr,
-                                 validate_every=validate_every, patience=patience, threads=threads, device=device,
-                                 data_note=data_note, progress=progress)))
+    typer.echo(str(sam.train_sam(data, out, backdrops or (), exclude, smallworld, steps, minutes, resume, init, close,
+                                 seed, images, lr=lr, validate_every=validate_every, patience=patience, threads=threads,
+                                 device=device, data_note=data_note, progress=progress)))
 
 # %% ../nbs/98_cli.ipynb #c158e86b
 @app.command('train-sam2')
 @plain_errors
 def train_sam2(
-    data: TrainData = None, out: TrainOut = None, backdrops: Backdrops = None, exclude: Exclude = None, smallworld: CutoutWorld = 8,
+    data: TrainData = None, out: TrainOut = None,
+    backdrops: Backdrops = None, exclude: Exclude = None, smallworld: CutoutWorld = 8,
     steps: Steps = 4000, minutes: Minutes = math.inf, resume: Resume = None, init: Init = None, size: FrameSize = 128,
     batch: Lessons = 8, films: Films = 1200, seed: TrainSeed = 0, lr: Rate = 1e-3, validate_every: ValidateEvery = 250,
-    patience: Patience = None, threads: Threads = None, device: Device = 'cpu', data_note: DataNote = '', progress: Progress = True,
+    patience: Patience = None, threads: Threads = None, device: Device = 'cpu', data_note: DataNote = '',
+    progress: Progress = True,
 ) -> None:
     "Train tiny SAM 2 on moving cut-outs and drawn clips; write its weights and their model card."
     require({'--data': data, '--out': out}, 'fsskit train-sam2 --data coco:FOLDER --out FOLDER')
     from fsskit import propagation
-    typer.echo(str(propagation.train_sam2(data, out, backdrops or (), exclude, smallworld, steps, minutes, resume, init, size, batch,
-                                          films, seed, lr, validate_every, patience, threads, device, data_note, progress)))
+    typer.echo(str(propagation.train_sam2(data, out, backdrops or (),
+                                          exclude, smallworld, steps, minutes, resume, init, size, batch,
+                                          films, seed, lr, validate_every, patience, threads, device, data_note,
+                                          progress)))
 
 # %% ../nbs/98_cli.ipynb #b950cfb2
-StudentLayer = Annotated[Optional[int], typer.Option('--layer', help='Layer of the backbone, from 0; without it: its early layer.')]
+StudentLayer = Annotated[Optional[int], typer.Option(
+    '--layer', help='Layer of the backbone, from 0; without it: its early layer.')]
 TeacherName = Annotated[str, typer.Option('--teacher', help="'sam_tiny', 'sam_vit_b', 'sam_vit_l' or 'sam_vit_h'.")]
 TeacherWeights = Annotated[str, typer.Option('--teacher-weights', help="'shipped', 'hub', or a file.")]
 Views = Annotated[int, typer.Option('--views', help='Views of each photo: the whole, and random parts.')]
 ViewsAStep = Annotated[int, typer.Option('--batch', help='Views in a step.')]
-Learner = Annotated[str, typer.Argument(metavar='MODEL', help="'fs_dino', 'fssam', or another model with a part that learns.")]
-Variant = Annotated[Optional[str], typer.Option('--variant', help="The model's own variants, such as 'matched' or 'compact'.")]
+Learner = Annotated[str, typer.Argument(metavar='MODEL',
+                                        help="'fs_dino', 'fssam', or another model with a part that learns.")]
+Variant = Annotated[Optional[str], typer.Option(
+    '--variant', help="The model's own variants, such as 'matched' or 'compact'.")]
 Questions = Annotated[int, typer.Option('--batch', help='Episodes in a step.')]
 TrainShots = Annotated[int, typer.Option('--shots', help='Support photos an episode.')]
-Collages = Annotated[float, typer.Option('--collages', help='Share of the episodes that are collages of cut-outs, 0 to 1.')]
-PeakRate = Annotated[Optional[float], typer.Option('--lr', help="Peak learning rate; without it: the model's own recipe.")]
+Collages = Annotated[float, typer.Option(
+    '--collages', help='Share of the episodes that are collages of cut-outs, 0 to 1.')]
+PeakRate = Annotated[Optional[float], typer.Option(
+    '--lr', help="Peak learning rate; without it: the model's own recipe.")]
 
 # %% ../nbs/98_cli.ipynb #2adceb69
 @app.command()
 @plain_errors
 def distill(
-    photos: TrainPhotos = None, out: TrainOut = None, backbone: BackboneName = 'embedded', weights: Weights = 'embedded',
-    teacher: TeacherName = 'sam_tiny', teacher_weights: TeacherWeights = 'shipped', layer: StudentLayer = None, exclude: Exclude = None,
-    smallworld: World = 4, views: Views = 4, steps: Steps = 3000, minutes: Minutes = math.inf, resume: Resume = None, seed: TrainSeed = 0,
-    batch: ViewsAStep = 16, lr: Rate = 1e-3, validate_every: ValidateEvery = 250, patience: Patience = None, threads: Threads = None,
+    photos: TrainPhotos = None, out: TrainOut = None,
+    backbone: BackboneName = 'embedded', weights: Weights = 'embedded',
+    teacher: TeacherName = 'sam_tiny', teacher_weights: TeacherWeights = 'shipped', layer: StudentLayer = None,
+    exclude: Exclude = None, smallworld: World = 4, views: Views = 4, steps: Steps = 3000,
+    minutes: Minutes = math.inf, resume: Resume = None, seed: TrainSeed = 0,
+    batch: ViewsAStep = 16, lr: Rate = 1e-3,
+    validate_every: ValidateEvery = 250, patience: Patience = None, threads: Threads = None,
     device: Device = 'cpu', data_note: DataNote = '', teacher_note: TeacherNote = '', progress: Progress = True,
 ) -> None:
     "Teach a backbone to speak SAM's language: write an adapter and its model card."
     require({'--photos': photos, '--out': out}, 'fsskit distill --photos FOLDER --out FOLDER')
     from fsskit import distillation
     typer.echo(str(distillation.distil_adapter(
-        photos, out, backbone, None if weights == 'random' else weights, teacher, teacher_weights, layer, exclude, smallworld, views,
-        steps=steps, minutes=minutes, resume=resume, seed=seed, batch=batch, lr=lr, validate_every=validate_every, patience=patience,
-        threads=threads, device=device, data_note=data_note, teacher_note=teacher_note, progress=progress)))
+        photos, out, backbone, None if weights == 'random' else weights,
+        teacher, teacher_weights, layer, exclude, smallworld, views,
+        steps=steps, minutes=minutes, resume=resume, seed=seed, batch=batch, lr=lr, validate_every=validate_every,
+        patience=patience, threads=threads, device=device, data_note=data_note, teacher_note=teacher_note,
+        progress=progress)))
 
 # %% ../nbs/98_cli.ipynb #ea12be01
 @app.command()
 @plain_errors
 def train(
     model: Learner, data: TrainData = None, out: TrainOut = None, variant: Variant = None, option: Settings = None,
-    backbone: BackboneName = 'embedded', weights: Weights = 'embedded', fold: Fold = None, convention: Convention = 'clean',
-    exclude: Exclude = None, min_area: MinArea = None, smallworld: CutoutWorld = 2, collages: Collages = .5, shots: TrainShots = 1,
-    batch: Questions = 4, steps: Steps = 3000, minutes: Minutes = math.inf, lr: PeakRate = None, validate_every: ValidateEvery = 250,
-    patience: Patience = None, resume: Resume = None, seed: TrainSeed = 0, threads: Threads = None, device: Device = 'cpu',
-    cache: Cache = True, data_note: DataNote = '', progress: Progress = True,
+    backbone: BackboneName = 'embedded',
+    weights: Weights = 'embedded', fold: Fold = None, convention: Convention = 'clean',
+    exclude: Exclude = None, min_area: MinArea = None,
+    smallworld: CutoutWorld = 2, collages: Collages = .5, shots: TrainShots = 1,
+    batch: Questions = 4, steps: Steps = 3000,
+    minutes: Minutes = math.inf, lr: PeakRate = None, validate_every: ValidateEvery = 250,
+    patience: Patience = None, resume: Resume = None, seed: TrainSeed = 0, threads: Threads = None,
+    device: Device = 'cpu', cache: Cache = True, data_note: DataNote = '', progress: Progress = True,
 ) -> None:
     "Train the part of a model that learns on episodes; write its weights and their model card."
     require({'--data': data, '--out': out}, f'fsskit train {model} --data coco:FOLDER --out FOLDER')
     from fsskit import episodic
-    plan = episodic.DataPlan(tuple(data), fold, convention, None, exclude and str(exclude), smallworld, collages, min_area=min_area)
+    plan = episodic.DataPlan(tuple(data), fold, convention, None, exclude and str(exclude), smallworld, collages,
+                             min_area=min_area)
     fit = dict(steps=steps, minutes=minutes, lr=lr, validate_every=validate_every, patience=patience)
-    learner, fit, episodes = learner_of(model, backbone, weights, seed, model_settings(option, variant=variant), fit, shots, batch)
+    learner, fit, episodes = learner_of(model, backbone, weights, seed, model_settings(option, variant=variant), fit,
+                                        shots, batch)
     use = episodic.Resources(feature_cache(cache), threads=threads, device=device)
     typer.echo(str(episodic.train_model(out, learner, plan, fit, episodes, use, resume, seed, data_note, progress)))
 
@@ -540,9 +586,12 @@ def learner_of(
 
 # %% ../nbs/98_cli.ipynb #26a531ac
 LadderName = Annotated[str, typer.Argument(metavar='NAME', help="'fs_dino' or 'fssam'.")]
-LadderOut = Annotated[Optional[Path], typer.Option('--out', help='Needed: folder for results, trained rows and features.')]
-TestData = Annotated[str, typer.Option('--data', help='Its new classes are asked for, such as smallworld or coco:PATH.')]
-TrainOn = Annotated[Optional[list[str]], typer.Option('--train', metavar='SET', help='Data to train on; without it: the training side of --data. Repeat for more.')]
+LadderOut = Annotated[Optional[Path], typer.Option(
+    '--out', help='Needed: folder for results, trained rows and features.')]
+TestData = Annotated[str, typer.Option(
+    '--data', help='Its new classes are asked for, such as smallworld or coco:PATH.')]
+TrainOn = Annotated[Optional[list[str]], typer.Option(
+    '--train', metavar='SET', help='Data to train on; without it: the training side of --data. Repeat for more.')]
 Folds = Annotated[str, typer.Option('--folds', metavar='0,1', help='Folds.')]
 Seeds = Annotated[str, typer.Option('--seeds', metavar='0,1', help='Seeds of training and test.')]
 SeveralShots = Annotated[str, typer.Option('--shots', metavar='1,5', help='Support photos an episode.')]
@@ -567,22 +616,25 @@ def numbers(
 @app.command()
 @plain_errors
 def ladder(
-    name: LadderName, out: LadderOut = None, data: TestData = 'smallworld', train: TrainOn = None, folds: Folds = '0,1', seeds: Seeds = '0,1',
-    shots: SeveralShots = '1,5', rows: RowNames = '', steps: RowSteps = 600, minutes: RowMinutes = 4., batch: Questions = 4,
-    lr: PeakRate = None, episodes: TestEpisodes = 200, min_photos: TestLeast = 6,
-    only: TestPhotos = None, exclude: Exclude = None, smallworld: CutoutWorld = 2, collages: Collages = .5, backbone: BackboneName = 'embedded',
+    name: LadderName, out: LadderOut = None, data: TestData = 'smallworld',
+    train: TrainOn = None, folds: Folds = '0,1', seeds: Seeds = '0,1',
+    shots: SeveralShots = '1,5', rows: RowNames = '', steps: RowSteps = 600, minutes: RowMinutes = 4.,
+    batch: Questions = 4, lr: PeakRate = None, episodes: TestEpisodes = 200, min_photos: TestLeast = 6,
+    only: TestPhotos = None, exclude: Exclude = None, smallworld: CutoutWorld = 2,
+    collages: Collages = .5, backbone: BackboneName = 'embedded',
     weights: Weights = 'embedded', option: Settings = None, threads: Threads = None, progress: Progress = True,
 ) -> None:
     "Train and measure the rows of a paper's ablation; write results, table and picture."
     require({'--out': out}, f'fsskit ladder {name} --out FOLDER')
     from fsskit import ladder as ladders
     from fsskit.episodic import DataPlan
-    learned = DataPlan(tuple(train or ()), exclude=exclude and str(exclude), smallworld=smallworld, collages=collages, keep=True)
-    plan = ladders.LadderPlan(data, learned, steps, minutes, batch, lr, episodes, min_photos, only and str(only), backbone,
-                              None if weights == 'random' else weights, model_settings(option))
+    learned = DataPlan(tuple(train or ()), exclude=exclude and str(exclude), smallworld=smallworld, collages=collages,
+                       keep=True)
+    plan = ladders.LadderPlan(data, learned, steps, minutes, batch, lr, episodes, min_photos, only and str(only),
+                              backbone, None if weights == 'random' else weights, model_settings(option))
     chosen = [row.strip() for row in rows.split(',') if row.strip()] or None
-    report = ladders.run_ladder(name, out, plan, numbers(folds, '--folds'), numbers(seeds, '--seeds'), numbers(shots, '--shots'), chosen,
-                                threads=threads, progress=progress)
+    report = ladders.run_ladder(name, out, plan, numbers(folds, '--folds'), numbers(seeds, '--seeds'),
+                                numbers(shots, '--shots'), chosen, threads=threads, progress=progress)
     typer.echo(ladders.ladder_markdown(report))
     say(f'results.json, results.md, results.png and results.svg are in {out}')
 

@@ -325,8 +325,10 @@ class CheckReport:
     def passed(self) -> bool: return all(not row.why for row in self.rows)
 
     def __str__(self) -> str:
-        lines = [f'{row.question:<9}{row.points:>6g}  {"passed" if not row.why else "FAILED: " + row.why}' for row in self.rows]
-        return '\n'.join([f'{"exercise":<9}{"points":>6}  public test', *lines, *(f'warning: {w}' for w in self.warnings)])
+        lines = [f'{row.question:<9}{row.points:>6g}  {"passed" if not row.why else "FAILED: " + row.why}'
+                 for row in self.rows]
+        return '\n'.join([f'{"exercise":<9}{"points":>6}  public test', *lines,
+                          *(f'warning: {w}' for w in self.warnings)])
 
 # %% ../nbs/96_coursework.ipynb #2a062e87
 def check_notebook(

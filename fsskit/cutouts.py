@@ -309,7 +309,8 @@ def _gains(rng: np.random.Generator, power: float = 1.) -> tuple[float, float, f
     return tuple(np.exp(bright + tint).tolist())
 
 # %% ../nbs/45_cutouts.ipynb #2a96f12c
-def _through(picture: Picture, rng: np.random.Generator, window: tuple[int, int, int, int], size: int, least: float) -> Picture:
+def _through(picture: Picture, rng: np.random.Generator, window: tuple[int, int, int, int], size: int,
+             least: float) -> Picture:
     "What a window (top, left, height, width) shows, mirrored half of the time, in a random light."
     top, left, h, w = window
     step, gains, part = (-1 if rng.random() < .5 else 1), _gains(rng), (slice(top, top + h), slice(left, left + w))

@@ -351,8 +351,9 @@ def fill(
         for size in (None, *sizes): pair_map(pairs, index, size, view)
         need = (pairs.cache.bytes - before) / (index + 1) * len(pairs)
         if need > pairs.cache.max_bytes:
-            raise FSSKitError(f'The features of {len(pairs)} views take about {need / 1e6:,.0f} MB, but the cache keeps '
-                              f'{pairs.cache.max_bytes / 1e6:,.0f} MB: allow more, or take fewer views or photos.')
+            raise FSSKitError(f'The features of {len(pairs)} views take about {need / 1e6:,.0f} MB, '
+                              f'but the cache keeps {pairs.cache.max_bytes / 1e6:,.0f} MB: allow more, or take fewer '
+                              'views or photos.')
 
 # %% ../nbs/65_distillation.ipynb #e5f3e5f7
 def stage_sizes(

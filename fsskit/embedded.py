@@ -281,7 +281,8 @@ def random_crops(
     pick = torch.randint(len(packed), (batch,), generator=gen, device=gen.device)
     corner, extent, flip = _crop_boxes(sizes[pick], size, gen)
     crops = torch.empty(batch, 3, size, size, device=gen.device)
-    for crop, photo, (y, x), (h, w), side in zip(crops, pick.tolist(), corner.int().tolist(), extent.int().tolist(), flip):
+    places = zip(crops, pick.tolist(), corner.int().tolist(), extent.int().tolist(), flip)
+    for crop, photo, (y, x), (h, w), side in places:
         cut = packed[photo, :, y : y + h, x : x + w][None].float() / 255
         cut = F.interpolate(cut, size=(size, size), mode='bilinear')[0]
         crop.copy_(cut if side > 0 else cut.flip(2))
@@ -391,7 +392,8 @@ LEARNED_LAYERS = (3, 5)  # the blocks that learn the teacher's stride-16 and str
 
 class DistilHeads(nn.Module):
     "Linear read-outs, for training only: stem -> 32, block 3 -> 96, block 5 -> 320, class token -> 1280 channels."
-    def __init__(self, dim: int = 192, widths: Sequence[int] = (32, 96, 320), global_width: int = 1280, early: int = 128):
+    def __init__(self, dim: int = 192, widths: Sequence[int] = (32, 96, 320), global_width: int = 1280,
+                 early: int = 128):
         super().__init__()
         self.maps = nn.ModuleList(nn.Conv2d(c, w, 1) for c, w in zip((early, dim, dim), widths))
         self.globe = nn.Linear(dim, global_width)
@@ -541,8 +543,9 @@ SUMMARY = ('A small vision transformer that gives dense features of photos, for 
            'an ImageNet MobileNetV2; no labels were used.')
 INTENDED_USE = '''For teaching, for tests and demonstrations without downloads, and as a frozen backbone on a laptop.
 It sees what its teacher sees: the kinds of things that ImageNet names, in everyday photos. Expect little from medical,
-satellite or microscope pictures, from text, and from parts smaller than 16 px. It inherits the biases of ImageNet and of the photos
-above. Not for decisions about people, and no replacement for a large encoder where quality counts.'''
+satellite or microscope pictures, from text, and from parts smaller than 16 px. It inherits the biases of
+ImageNet and of the photos above. Not for decisions about people, and no replacement for a large encoder where
+quality counts.'''
 
 
 def standard_encoder() -> EmbeddedViT:
@@ -553,7 +556,8 @@ def standard_encoder() -> EmbeddedViT:
 def encoder_facts(student: EmbeddedViT, weights: Path) -> dict[str, str]:
     "What the network is, for the top of its card."
     return {'architecture': f'`fsskit.embedded.EmbeddedViT`: convolutional stem (stride {student.stride}), '
-                            f'{student.depth} transformer blocks of width {student.dim}, positions by depthwise filters',
+                            f'{student.depth} transformer blocks of width {student.dim}, '
+                            'positions by depthwise filters',
             'input': f'RGB in [0, 1], any size, normalised inside; blocks {LEARNED_LAYERS} (from 0) were taught',
             **weight_facts(weights, sum(p.numel() for p in student.parameters()))}
 

@@ -38,7 +38,8 @@ from . import __version__
 from .backbones import FeatureCache
 from .cutouts import (random_pose, coco_instances, CutoutPool, dataset_pictures, draw_thing, fit_picture,
                             LEAST_PIXELS, LEAST_SHARE, lift, Picture, stack, view, world_pictures)
-from .datasets import coco_photo, find_instances, ListedDataset, matching_photos, open_dataset, read_coco, read_lines
+from .datasets import (coco_photo, find_instances, ListedDataset, matching_photos, open_dataset, read_coco,
+                             read_lines)
 from .episodes import draw, draw_support, EpisodeSampler, FewShotDataset
 from .evaluation import data_family
 from .fetch import atomic_write, sha256_file, shipped_weights
@@ -101,7 +102,8 @@ def episode_losses(
     "The mean over the episodes of a batch."
     bce, dice = (each.mean() for each in pixel_losses(main_logits(answer), target, losses.smooth, losses.squares))
     extra = {} if isinstance(answer, Tensor) else {k: v for k, v in answer.items() if k != 'logits'}
-    parts = {k: sum(each.mean() for each in pixel_losses(v, target, losses.smooth, losses.squares)) for k, v in extra.items()}
+    parts = {k: sum(each.mean() for each in pixel_losses(v, target, losses.smooth, losses.squares))
+             for k, v in extra.items()}
     loss = losses.bce * bce + losses.dice * dice + losses.aux * sum(parts.values())
     return {'bce': bce, 'dice': dice, **parts, 'loss': loss}
 
@@ -496,8 +498,8 @@ def check_task(task: EpisodicTask) -> None:
         raise FSSKitError(f"Model '{type(task.model).__name__}' names no learned part: set `learned` to the names of "
                           'its trained sub-modules.')
     if task.batch < 1 or task.batch % team().size:
-        raise FSSKitError(f'batch={task.batch} episodes for {team().size} process(es): give a multiple of their number, '
-                          'at least one each.')
+        raise FSSKitError(f'batch={task.batch} episodes for {team().size} process(es): give a multiple of their '
+                          'number, at least one each.')
 
 
 def episodic_step(
@@ -965,4 +967,5 @@ def build_model(
             model = create_model(model, backbone, weights, **options)
     if isinstance(model, TrainableModel): return model
     name = getattr(model, 'name', type(model).__name__)
-    raise FSSKitError(f"Model '{name}' has no part that learns: train 'fs_dino' or 'fssam', or a TrainableModel of your own.")
+    raise FSSKitError(f"Model '{name}' has no part that learns: train 'fs_dino' or 'fssam', or a TrainableModel of "
+                      "your own.")

@@ -88,8 +88,9 @@ def protocol_of(
 ) -> dict:  # JSON-able
     "Everything a reader must know to repeat or compare a result."
     info = dict(dataset.info)
-    return {**model.describe(), 'dataset': dataset.name, 'data': info, **{k: info.get(k) for k in ('fold', 'side', 'convention')},
-            **settings, 'score_size': score_size, 'threshold': 0.0, 'episode_hash': list_hash(episodes),
+    return {**model.describe(), 'dataset': dataset.name, 'data': info,
+            **{k: info.get(k) for k in ('fold', 'side', 'convention')}, **settings, 'score_size': score_size,
+            'threshold': 0.0, 'episode_hash': list_hash(episodes),
             'interval': 'bootstrap over episodes, 1000 resamples, percentile', 'versions': versions(),
             'cpu_threads': torch.get_num_threads()}
 
@@ -121,7 +122,8 @@ def result_json(
     path: Union[str, os.PathLike, None] = None,  # file to write, in one step; None: only return the text
 ) -> str:  # JSON, one line a key
     "A result as JSON with one line for every key of the top level."
-    lines = [f'{jsonlib.dumps(key)}: {jsonlib.dumps(value, allow_nan=False)}' for key, value in result.to_dict().items()]
+    lines = [f'{jsonlib.dumps(key)}: {jsonlib.dumps(value, allow_nan=False)}'
+             for key, value in result.to_dict().items()]
     text = '{\n ' + ',\n '.join(lines) + '\n}\n'
     if path is not None:
         Path(path).parent.mkdir(parents=True, exist_ok=True)
@@ -409,8 +411,9 @@ def check_comparable(
         raise FSSKitError(f'The results cannot be paired: {len(rows[0])} and {len(rows[1])} episodes were run. '
                           'Finish the incomplete one.')
     pixels = [r[:, [1, 4]].sum(1) for r in rows]
-    if (pixels[0] != pixels[1]).any(): raise FSSKitError('The results cannot be paired: the labels have different sizes. '
-                                                         'Evaluate both on the same photos.')
+    if (pixels[0] != pixels[1]).any():
+        raise FSSKitError('The results cannot be paired: the labels have different sizes. '
+                          'Evaluate both on the same photos.')
 
 # %% ../nbs/40_evaluation.ipynb #b5ec8fe3
 def compare(
@@ -423,5 +426,5 @@ def compare(
     check_comparable(a, b)
     ids, counts_a, counts_b = [r[0] for r in a.counts], [r[1:] for r in a.counts], [r[1:] for r in b.counts]
     ratio = paired_ratio(counts_a, counts_b, ids, seed) if mean_iou(counts_b, ids) > 0 else None
-    return Comparison(mean_iou(counts_a, ids), mean_iou(counts_b, ids), paired_difference(counts_a, counts_b, ids, seed),
-                      ratio, len(ids))
+    return Comparison(mean_iou(counts_a, ids), mean_iou(counts_b, ids),
+                      paired_difference(counts_a, counts_b, ids, seed), ratio, len(ids))

@@ -173,7 +173,8 @@ def _stream(url: str, part: Path, checked: bool, progress: bool, timeout: float)
             _forget(part)
             raise _Cut
         start, total = _range(reply)
-        other = start and headers.get('If-Range', _version_of(reply)) != _version_of(reply)  # a server that ignores If-Range
+        # a server that ignores If-Range
+        other = start and headers.get('If-Range', _version_of(reply)) != _version_of(reply)
         if start and start != part.stat().st_size or other and not checked:
             _forget(part)
             raise _Cut

@@ -89,7 +89,8 @@ def check_trust(model: str, trust: float, deference: float) -> None:
     if not 0 <= trust <= 1:
         raise FSSKitError(f'{model}: trust={trust!r} must lie between 0 (plain matching) and 1 (the learned answer).')
     if not 0 <= deference < math.inf:
-        raise FSSKitError(f'{model}: deference={deference!r} must be a number of 0 (the same trust everywhere) or more.')
+        raise FSSKitError(f'{model}: deference={deference!r} must be a number of 0 (the same trust everywhere) '
+                          'or more.')
 
 
 def check_settings(settings: Settings) -> Settings:
@@ -360,7 +361,8 @@ def plan_model(backbone: nn.Module, variant: Optional[str], head: Union[str, Pat
                given: Mapping[str, Any]) -> Plan:
     "From the options of `FSDINO` to a plan."
     check_choice('shots', shots)
-    if file := find_head(['fs_dino', backbone.name, variant], head): variant, settings = settings_of(file, backbone, variant, given)
+    if file := find_head(['fs_dino', backbone.name, variant], head):
+        variant, settings = settings_of(file, backbone, variant, given)
     else: settings = choose_settings(backbone, variant, given)
     wanted = {settings.early, backbone.layers[-1], *(settings.layers if settings.correlation else ()),
               *(backbone.default_layers if settings.match else ())}

@@ -51,7 +51,7 @@ class Row:
     trained: bool = False  # on base classes, cell by cell; False: training-free, used as it comes
     paper: Optional[float] = None  # the paper's mIoU in per cent
     against: Optional[str] = None  # the row to compare with, if possible one that differs in one switch
-    paper_step: Optional[float] = None  # the paper's step from that row, in points; None: the difference of the two numbers
+    paper_step: Optional[float] = None  # the paper's step from there, in points; None: the difference of the two
 
 
 @dataclass(frozen=True)
@@ -553,7 +553,8 @@ def _first_table(report: Mapping[str, Any]) -> list[str]:
         steps = '/'.join(sorted({str(t['steps']) for t in row['trainings']}))
         how = f'{steps} steps, {spent:.1f} min' if row['trainings'] else ('' if row['trained'] else 'no')
         count = max((len(f['cells']) for f in figures if f), default=0)
-        lines.append(f"| {row['name']} | {row['what']} | {how} | {row['paper'] or ''} | {' | '.join(cells)} | {count} |")
+        lines.append(f"| {row['name']} | {row['what']} | {how} | {row['paper'] or ''} | {' | '.join(cells)} | "
+                     f"{count} |")
     return lines
 
 # %% ../nbs/90_ladder.ipynb #7fe66316
@@ -581,13 +582,13 @@ def ladder_markdown(report: Mapping[str, Any]) -> str:
     free = {f['over_free']['from'] for f in figures if f['over_free']}
     about = [f"The paper's numbers: mIoU in per cent on {report['benchmark']} ({report['source']}).",
              f"Ours: {plan.get('test', '')}, {plan.get('episodes', '')} episodes of new classes in each cell; encoder "
-             f"{plan.get('encoder', '')}; at most {plan.get('steps', '')} steps and {plan.get('minutes', '')} minutes a "
-             'training. A cell is a fold with a seed, and all its rows answer the same episodes.',
+             f"{plan.get('encoder', '')}; at most {plan.get('steps', '')} steps and {plan.get('minutes', '')} "
+             'minutes a training. A cell is a fold with a seed, and all its rows answer the same episodes.',
              'The intervals come from drawing episodes again. They do not know about the luck of a training; cells do.',
              f"Best training-free row: {', '.join(sorted(free)) or 'none yet'}."]
     if len({len(f['cells']) for f in figures}) > 1:
-        about.append('Some rows have more cells than others. Their means cannot be compared; differences can, and the count '
-                     "of pairs in the paper's order: both are taken over the cells that two rows share.")
+        about.append('Some rows have more cells than others. Their means cannot be compared; differences can, and the '
+                     "count of pairs in the paper's order: both are taken over the cells that two rows share.")
     return '\n'.join([f"# Ladder of {report['ladder']}", '', *sum(([line, ''] for line in about), []),
                       *_first_table(report), *_step_table(report)]) + '\n'
 
@@ -606,7 +607,9 @@ def _draw_ours(ax, report: Mapping[str, Any]) -> None:
             ax.errorbar(100 * f['miou'], at, xerr=arms, fmt='o', color=colour, capsize=3, label=f'{k} shot(s)')
             ax.plot([100 * c['miou'] for c in f['cells']], [at] * len(f['cells']), '|', color=colour, alpha=.7, ms=7)
     handles = dict(zip(*ax.get_legend_handles_labels()[::-1]))
-    if handles: ax.legend(handles.values(), handles.keys(), frameon=False, fontsize=9, loc='center left', bbox_to_anchor=(1, .5))
+    if handles:
+        ax.legend(handles.values(), handles.keys(), frameon=False, fontsize=9, loc='center left',
+                  bbox_to_anchor=(1, .5))
     ax.grid(axis='x', alpha=.3)
 
 # %% ../nbs/90_ladder.ipynb #e05eb2a3

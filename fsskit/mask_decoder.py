@@ -106,8 +106,8 @@ def decode_pairs(decoder: PairedDecoder, image: Tensor, sparse: Tensor, dense: T
     tokens = torch.cat([own.expand(len(image), -1, -1), sparse], 1)
     if weight is not None:
         if weight.shape != sparse.shape[1:2]:
-            raise FSSKitError(f'mask decoder: weight has shape {tuple(weight.shape)}, wanted ({sparse.shape[1]},): one number '
-                              'for each prompt token.')
+            raise FSSKitError(f'mask decoder: weight has shape {tuple(weight.shape)}, wanted ({sparse.shape[1]},): one '
+                              'number for each prompt token.')
         weight = torch.cat([weight.new_ones(len(own)), weight])
     flat = [rearrange(t, 'b c h w -> b (h w) c') for t in (image + dense, place_codes(
         decoder.pe_layer.positional_encoding_gaussian_matrix.to(image), grid))]

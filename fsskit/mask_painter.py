@@ -64,7 +64,8 @@ def fill_mask(
         if run not in runs[row]: continue  # reached before, from another side
         runs[row].remove(run)
         mask[row, first:after] = value
-        waiting += [run for near in (row - 1, row + 1) for run in runs.get(near, ()) if run[1] < after and run[2] > first]
+        waiting += [run for near in (row - 1, row + 1) for run in runs.get(near, ())
+                    if run[1] < after and run[2] > first]
 
 # %% ../nbs/89_mask_painter.ipynb #d243be16
 def to_runs(
@@ -84,8 +85,8 @@ def from_runs(
     "The mask that the runs were made from."
     numbers = np.frombuffer(runs, '<u4').astype(np.int64)
     if (numbers // 256).sum() != size[0] * size[1] or not np.isin(numbers % 256, (0, 1, 255)).all():
-        raise FSSKitError(f'The runs of a mask describe {(numbers // 256).sum()} pixels, but {size[0]} x {size[1]} with the values '
-                          '0, 1 and 255 are wanted: were they made for another photo?')
+        raise FSSKitError(f'The runs of a mask describe {(numbers // 256).sum()} pixels, but {size[0]} x {size[1]} '
+                          'with the values 0, 1 and 255 are wanted: were they made for another photo?')
     return np.repeat((numbers % 256).astype(np.uint8), numbers // 256).reshape(size)
 
 # %% ../nbs/89_mask_painter.ipynb #407ea011
@@ -114,12 +115,14 @@ class MaskEditor:
     def mask(self) -> np.ndarray: return from_runs(self.history.state, self.size)  # uint8 (H, W), a copy
     def replace(self, mask: np.ndarray) -> None:
         "Another mask, as one step of the history."
-        if mask.shape != self.size: raise FSSKitError(f'A mask of {mask.shape} does not fit a photo of {self.size}: resize it first.')
+        if mask.shape != self.size:
+            raise FSSKitError(f'A mask of {mask.shape} does not fit a photo of {self.size}: resize it first.')
         self.history.push(to_runs(mask))
     def stroke(self, points: Sequence[Sequence[float]], radius: float, value: int = 1) -> None:
         "One stroke through (y, x) points, as one step."
         mask = self.mask
-        for start, end in zip(points, points[1:] if len(points) > 1 else points): stroke_mask(mask, start, end, radius, value)
+        for start, end in zip(points, points[1:] if len(points) > 1 else points):
+            stroke_mask(mask, start, end, radius, value)
         self.replace(mask)
     def fill(self, point: Sequence[int], value: int = 1) -> None:
         mask = self.mask
@@ -150,7 +153,8 @@ def sam_segmenter(
 # %% ../nbs/89_mask_painter.ipynb #7a0f639e
 class Clicks:
     "Consecutive clicks, and what they add to the mask that was there before."
-    def __init__(self, segmenter: Segmenter): self.segmenter, self.base, self.points, self.labels = segmenter, None, [], []
+    def __init__(self, segmenter: Segmenter):
+        self.segmenter, self.base, self.points, self.labels = segmenter, None, [], []
     def reset(self) -> None: self.base, self.points, self.labels = None, [], []
     def add(self, photo: np.ndarray, mask: np.ndarray, point: Sequence[int], positive: bool) -> np.ndarray:
         "The mask after one more click at (y, x)."
@@ -178,7 +182,8 @@ def merge_changes(
 class PainterView(View):
     "A photo and the mask that is painted on it."
     script, title = 'mask_painter', 'Mask painter'
-    def __init__(self, photo: Any, mask: Any = None, side: int = 768):  # see `load_photo`, `load_mask`; px of the working size
+    def __init__(self, photo: Any, mask: Any = None,
+                 side: int = 768):  # see `load_photo`, `load_mask`; px of the working size
         self.photo = load_photo(photo)
         self.size, self.small_size = self.photo.shape[:2], shrunk(self.photo.shape[:2], side)
         self.small = np.asarray(Image.fromarray(self.photo).resize(self.small_size[::-1], Image.Resampling.LANCZOS))
@@ -193,12 +198,14 @@ class PainterView(View):
     def static(self, **state: Any) -> 'Figure':
         mask = from_runs(self.checked(state)['runs'], self.small_size)
         share = f'mask: {(mask == 1).sum():,} px, {(mask == 1).mean():.1%} of the photo'
-        return show_row([self.small, overlay(self.small, mask, ORANGE, outline=outline_width(self.small))], ['photo', share], height=3.2)
+        return show_row([self.small, overlay(self.small, mask, ORANGE, outline=outline_width(self.small))],
+                        ['photo', share], height=3.2)
 
 # %% ../nbs/89_mask_painter.ipynb #c37f18b6
 def painter_payload(view: PainterView, sam: bool = False) -> dict[str, Any]:
     "What the script gets: the photo, and whether a click can be answered."
-    note = ('b brush, e eraser, i ignore, f fill' + ', s SAM' * sam + '; [ and ] size; Ctrl+Z and Ctrl+Y; Delete clears. Without a mouse: arrow keys move '
+    note = ('b brush, e eraser, i ignore, f fill' + ', s SAM' * sam
+            + '; [ and ] size; Ctrl+Z and Ctrl+Y; Delete clears. Without a mouse: arrow keys move '
             '(Shift: ten pixels), space paints, Enter puts the pen down and lifts it.')
     return dict(photo=photo_entry(view.small, 'photo', max(view.small_size), quality=92), sam=sam, alpha=0.5, note=note)
 
@@ -227,7 +234,8 @@ class PainterTraits(ViewWidget):
         "Go on from another mask of the photo, a file or an array; see `load_mask`."
         self.view.use(load_mask(mask, size=self.view.size, **how))
         self.show()
-    def save(self, path: Union[str, Path]) -> Path: return save_mask(self.mask, path, 'voc' if 255 in self.mask else 'binary')
+    def save(self, path: Union[str, Path]) -> Path:
+        return save_mask(self.mask, path, 'voc' if 255 in self.mask else 'binary')
     def undo(self) -> None: self.view.editor.undo(); self.show()
     def redo(self) -> None: self.view.editor.redo(); self.show()
 
@@ -235,7 +243,7 @@ class PainterTraits(ViewWidget):
 class MaskPainter(PainterTraits):
     "Paint a mask on a photo. `mask` is the result, uint8 (H, W): 1 object, 0 background, 255 ignored."
     def __init__(self, photo: Any, mask: Any = None,  # see `load_photo` and `load_mask`
-                 segmenter: Union[Segmenter, str, None] = 'sam_tiny',  # a function, a name for `load_sam`, or None: no clicks
+                 segmenter: Union[Segmenter, str, None] = 'sam_tiny',  # or a name for `load_sam`; None: no clicks
                  side: int = 768):  # px of the working size
         if isinstance(segmenter, str): segmenter = sam_segmenter(segmenter)
         self.clicks = Clicks(segmenter) if segmenter else None
@@ -251,6 +259,7 @@ class MaskPainter(PainterTraits):
     def clicked(self, content: dict) -> None:
         "A click of SAM, answered with a new mask or with the sentence of an error."
         try:
-            self.view.editor.replace(self.clicks.add(self.view.small, self.view.editor.mask, content['point'], content['positive']))
+            self.view.editor.replace(self.clicks.add(self.view.small, self.view.editor.mask, content['point'],
+                                                     content['positive']))
             self.runs = self.view.editor.history.state
         except FSSKitError as error: self.send(dict(kind='problem', text=str(error)))

@@ -278,8 +278,8 @@ def _auto(values: np.ndarray, name: str, image: Optional[Image.Image]) -> np.nda
         raise FSSKitError(f"The {name} holds 0, 1 and 255, which has two readings: use encoding='voc' if 1 is the "
                           "object and 255 is ignored, 'binary' if 255 is the object.")
     if {0, 255} < found and max(found - {255}) <= 20:  # a blurred edge would have lighter greys, too
-        raise FSSKitError(f"The {name} holds 255 and otherwise only labels up to {max(found - {255})}: say label=... if "
-                          "255 is an ignored border, encoding='binary' if 255 is the object.")
+        raise FSSKitError(f"The {name} holds 255 and otherwise only labels up to {max(found - {255})}: say "
+                          "label=... if 255 is an ignored border, encoding='binary' if 255 is the object.")
     return _from_brightness(values, name)
 
 

@@ -231,7 +231,8 @@ def cell_at(
     "Which grid cell a pixel falls into."
     (y, x), (height, width) = point, photo.shape[:2]
     if not (0 <= y < height and 0 <= x < width):
-        raise FSSKitError(f'The point (y={y}, x={x}) lies outside the {what}, which is {height} px high and {width} px wide.')
+        raise FSSKitError(f'The point (y={y}, x={x}) lies outside the {what}, which is {height} px high and {width} '
+                          'px wide.')
     return int(y * grid[0] / height), int(x * grid[1] / width)
 
 
@@ -294,5 +295,6 @@ def attention_map(
         raise FSSKitError(f"Backbone '{predictor.model.backbone.name}' has no attention: use a vision transformer.")
     with torch.inference_mode():
         weights, grid = predictor.model.backbone.attention(predictor.prepare(photo)[None], layer)
-        row = attention_row(weights[0], tuple(grid), head, None if point is None else cell_at(point, photo, grid, 'query'))
+        row = attention_row(weights[0], tuple(grid), head, None if point is None
+                            else cell_at(point, photo, grid, 'query'))
         return resize_scores(row[None], photo.shape[:2])[0].numpy()

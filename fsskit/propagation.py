@@ -167,7 +167,8 @@ def film(
     "A film of SmallWorld's pretraining classes, or one of moving cut-outs."
     if (source, n) not in plan.drawn:
         if source == 'world':
-            clip = video(N_CLASSES + n % (len(CLASS_NAMES) - N_CLASSES), n // (len(CLASS_NAMES) - N_CLASSES), LENGTH, plan.canvas)
+            clip = video(N_CLASSES + n % (len(CLASS_NAMES) - N_CLASSES), n // (len(CLASS_NAMES) - N_CLASSES), LENGTH,
+                         plan.canvas)
             plan.drawn[source, n] = Film(clip.frames, clip.masks)
         else:
             clip = moving_clip(plan.pool, n, size=plan.canvas, frames=LENGTH)
@@ -397,7 +398,8 @@ def new_tiny(
 # %% ../nbs/58_propagation.ipynb #f13561bf
 SAM2_USE = '''For teaching, for tests and demonstrations without downloads. It follows one object through a short
 clip and knows it by its looks and its place. Expect little from thin or very small objects, long occlusions and
-anything unlike its training. Not for decisions about people, and no replacement for the official models where quality counts.'''
+anything unlike its training. Not for decisions about people, and no replacement for the official models where quality
+counts.'''
 
 
 def classes_seen(plan: LessonPlan) -> str:
@@ -412,12 +414,13 @@ def sam2_card(weights: Path, task: Sam2Task, start: str, data_note: str) -> Mode
     sources = facts.get('sources', {}) | {'SmallWorld films, pretraining classes (generated)': 24 * plan.clips,
                                           'SmallWorld pictures for cut-outs (generated)': facts.get('smallworld', 0)}
     cuts = f'{plan.cutouts:.0%} from {plan.reels} films of moving cut-outs, ' if plan.pool else ''
-    notes = [f'{task.batch} lessons of {plan.frames} frames of {plan.size} px in a step; {cuts}{plan.absent:.0%} with a frame '
-             'without the object', 'losses: ' + ', '.join(f'{k} {v:g}' for k, v in WEIGHTS.items()),
+    notes = [f'{task.batch} lessons of {plan.frames} frames of {plan.size} px in a step; {cuts}{plan.absent:.0%} with '
+             'a frame without the object', 'losses: ' + ', '.join(f'{k} {v:g}' for k, v in WEIGHTS.items()),
              f'until step {task.looks} features of the embedded encoder, until {task.joint} pairs of frames, until '
              f'{task.hint_steps} hints and true masks in memory' if task.teacher else 'whole clips from the start']
     data = card_data(sources, facts.get('exclude', ''), facts.get('left_out', 0), (), data_note)
-    return ModelCard('sam2_tiny: model card', 'SAM 2 (Ravi et al. 2024) made small: the classes of the `sam2` package, trained '
+    return ModelCard('sam2_tiny: model card',
+                     'SAM 2 (Ravi et al. 2024) made small: the classes of the `sam2` package, trained '
                      'by fsskit to follow an object through a clip from its mask in the first frame.',
                      weight_facts(weights, sum(p.numel() for p in task.model.parameters())),
                      {'Data': data, 'Classes seen': classes_seen(plan),

@@ -684,7 +684,7 @@ def build_task(
     hint_steps: int = 1500,
     device: str = 'cpu',
     validation: int = 12,  # one photo in so many is kept for the validation
-    init: Union[None, str, Path] = None,  # weights of an earlier training to start from, instead of warm start and hints
+    init: Union[None, str, Path] = None,  # weights of an earlier training, instead of warm start and hints
     close: float = 0.,  # share of pictures that come close to an object, see `training_picture`
 ) -> SamTask:
     "A tiny SAM with its pool, ready for `fit`; random weights follow from the seed."
@@ -762,7 +762,7 @@ def train_sam(
     steps: int = 4000,  # the whole schedule
     minutes: float = math.inf,  # stop, save and export after this long
     resume: Union[None, str, Path] = None,  # a checkpoint.pt to go on from
-    init: Union[None, str, Path] = None,  # weights of an earlier training to start from, instead of warm start and hints
+    init: Union[None, str, Path] = None,  # weights of an earlier training, instead of warm start and hints
     close: float = 0.,  # share of pictures that come close to an object
     seed: int = 0,  # decides weights, pictures and prompts
     images: int = 8,  # pictures a step

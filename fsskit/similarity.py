@@ -19,7 +19,7 @@ from .photos import FSSKitError
 
 # %% ../nbs/30_similarity.ipynb #7f4ad1d6
 def mask_shares(
-    masks: Tensor | Sequence[Tensor],  # (K,H,W), or K masks (H,W) of their own sizes; 1 foreground, 0 background, 255 ignored
+    masks: Tensor | Sequence[Tensor],  # (K,H,W), or K of their own sizes (H,W); 1 foreground, 0 background, 255 ignored
     size: tuple[int, int],  # grid (h, w) of the feature map, in cells
 ) -> tuple[Tensor, Tensor]:  # (K,h,w) foreground share and (K,h,w) background share of every cell, each in [0,1]
     "How much of every grid cell is foreground and how much is background, by averaging over the cell's area."
@@ -171,7 +171,7 @@ def prior_mask(
     support: Tensor,  # (K,C,h,w) support features of the same layer
     masks: Tensor | Sequence[Tensor],  # (K,H,W), or K masks (H,W); 1 foreground, 0 background, 255 ignored
 ) -> Tensor:  # (B,h,w) in [0,1]
-    "PFENet's prior: the largest cosine to any foreground position of the support, stretched to 0..1 (its equations 3-5)."
+    "PFENet's prior: the largest cosine to any foreground place of the support, stretched to 0..1 (its equations 3-5)."
     positions = gather_support(F.normalize(support, dim=1), masks).foreground
     return minmax(top_mean(F.normalize(query, dim=1), positions, 1))
 

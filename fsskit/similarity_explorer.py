@@ -20,7 +20,8 @@ from torch import nn
 from .photos import BLUE, FSSKitError, load_pair, load_photo, overlay, to_tensor
 from .predictor import FewShotPredictor, find_backbone, need_support, outline_width, query_photo, thumbnail
 from .similarity import finite_features
-from .widgets import bundle, colour_table, dequantise, fewer_channels, largest_error, photo_entry, Quantised, quantise, View, ViewWidget
+from .widgets import (bundle, colour_table, dequantise, fewer_channels, largest_error, photo_entry, Quantised,
+                            quantise, View, ViewWidget)
 if TYPE_CHECKING: from matplotlib.figure import Figure
 
 # %% ../nbs/88_similarity_explorer.ipynb #b861f920
@@ -45,9 +46,7 @@ def colour_range(
     return float(low), float(high)
 
 # %% ../nbs/88_similarity_explorer.ipynb #b77d0155
-def unit_vectors(
-    features: np.ndarray,  # float32 (C, h, w)
-) -> np.ndarray:  # (h w, C); a vector of zeros stays one
+def unit_vectors(features: np.ndarray) -> np.ndarray:  # float32 (C, h, w) -> (h w, C); a vector of zeros stays one
     "The vectors of a feature map, row by row, with length 1."
     rows = features.reshape(len(features), -1).T
     return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
@@ -62,11 +61,12 @@ def pair_layer(
     "Compare two feature maps: fewer channels, bytes, the error of that, and the range of the colours."
     exact = unit_vectors(support), unit_vectors(query)
     small = tuple(quantise(vectors) for vectors in fewer_channels(*exact, channels))
-    return PairLayer(name, small, (support.shape[1:], query.shape[1:]), largest_error(*exact, *small), *colour_range(*exact))
+    return PairLayer(name, small, (support.shape[1:], query.shape[1:]), largest_error(*exact, *small),
+                     *colour_range(*exact))
 
 
 def pair_map(layer: PairLayer, side: int, cell: int) -> np.ndarray:
-    "What the browser computes: similarities of one cell of photo `side` (0 support, 1 query) to the other photo's, (h, w)."
+    "What the browser computes: similarities of a cell of photo `side` (0 support, 1 query) to the other's, (h, w)."
     own, other = dequantise(layer.vectors[side]), dequantise(layer.vectors[1 - side])
     return (other @ own[cell]).reshape(layer.grids[1 - side])
 
@@ -92,8 +92,9 @@ def spend_bytes(
     cells, gains = [len(s) + len(q) for s, q in layers], []
     counts = [min(8, s.shape[1]) for s, _ in layers]  # with fewer, a map says little
     left = max_bytes - sum(n * (4 + count) for n, count in zip(cells, counts))
-    if left < 0: raise FSSKitError(f'{sum(cells):,} cells of {len(layers)} layers do not fit into {max_bytes / 1e6:.1f} MB: '
-                                   'take fewer layers or a smaller size.')
+    if left < 0:
+        raise FSSKitError(f'{sum(cells):,} cells of {len(layers)} layers do not fit into {max_bytes / 1e6:.1f} MB: '
+                          'take fewer layers or a smaller size.')
     for number, (s, q) in enumerate(layers):
         power = np.linalg.eigvalsh((s.T @ s + q.T @ q).astype(np.float64))[::-1] ** 2 / (len(s) * len(q))
         gains += [(saved / cells[number], number) for saved in power[counts[number]:]]
@@ -121,8 +122,10 @@ class SimilarityView(View):
         self.names = [layer.name for layer in layers] + ['mean of the layers'] * self.has_mean
         self.error = max(layer.error for layer in layers)  # of any similarity that is shown
     def state(self) -> dict[str, Any]:
-        return dict(side='support', place=[0.5, 0.5], plane=len(self.names) - 1, opacity=0.65, stretch=False, pinned=False)
-    def map_at(self, side: str, place: Sequence[float], plane: int) -> np.ndarray: return map_at(self, side, place, plane)
+        return dict(side='support', place=[0.5, 0.5], plane=len(self.names) - 1, opacity=0.65, stretch=False,
+                    pinned=False)
+    def map_at(self, side: str, place: Sequence[float], plane: int) -> np.ndarray:
+        return map_at(self, side, place, plane)
     def payload(self) -> dict[str, Any]: return explorer_payload(self)
     def static(self, **state: Any) -> 'Figure': return explorer_figure(self, **self.checked(state))
 
@@ -135,7 +138,8 @@ def map_at(
 ) -> np.ndarray:  # float32 (h, w) on the other photo, in [-1, 1]
     "The map that pointing there shows, from the same bytes that the browser has."
     if side not in SIDES or plane not in range(len(view.names)):
-        raise FSSKitError(f"There is no side '{side}' with plane {plane}: sides are {', '.join(SIDES)}, planes 0 to {len(view.names) - 1}.")
+        raise FSSKitError(f"There is no side '{side}' with plane {plane}: sides are {', '.join(SIDES)}, planes 0 to "
+                          f"{len(view.names) - 1}.")
     number, chosen = SIDES.index(side), view.layers if plane == len(view.layers) else [view.layers[plane]]
     return np.mean([pair_map(layer, number, cell_of(place, layer.grids[number])) for layer in chosen], 0)
 
@@ -159,8 +163,8 @@ def explorer_payload(view: SimilarityView) -> dict[str, Any]:
     if view.has_mean:
         low, high = plane_range(view, len(planes))
         planes.append(dict(name=view.names[-1], kind='mean', grids=planes[0]['grids'], low=low, high=high))
-    note = ('Point at one photo: the other shows what is similar. Click or Enter pins the point, then read values there. Arrow keys '
-            f'move, [ and ] change the layer. Similarities are exact to {view.error:.4f}.')
+    note = ('Point at one photo: the other shows what is similar. Click or Enter pins the point, then read values '
+            f'there. Arrow keys move, [ and ] change the layer. Similarities are exact to {view.error:.4f}.')
     photos = [photo_entry(photo, name) for photo, name in zip(view.photos, SIDES)]
     return dict(photos=photos, planes=planes, colours=view.colours.tobytes(), note=note)
 
@@ -184,10 +188,10 @@ def explorer_figure(view: SimilarityView, side: str, place: Sequence[float], pla
         ax.imshow(photo, extent=(0, photo.shape[1], photo.shape[0], 0))
         ax.set(title=name if name == side else f'{name}: {view.names[plane]}, best {values.max():.2f}'), ax.axis('off')
     (height, width), grid = view.photos[1 - own].shape[:2], view.layers[min(plane, len(view.layers) - 1)].grids[own]
-    shown = axes[1 - own].imshow(values, view.cmap, alpha=opacity, extent=(0, width, height, 0), interpolation='bilinear', vmin=low, vmax=high)
+    shown = axes[1 - own].imshow(values, view.cmap, alpha=opacity, extent=(0, width, height, 0),
+                                 interpolation='bilinear', vmin=low, vmax=high)
     frame_cell(axes[own], view.photos[own], cell_of(place, grid), grid)
-    fig.colorbar(shown, ax=axes, label='cosine', shrink=0.8)
-    plt.close(fig)
+    fig.colorbar(shown, ax=axes, label='cosine', shrink=0.8), plt.close(fig)
     return fig
 
 # %% ../nbs/88_similarity_explorer.ipynb #7d54fd7f

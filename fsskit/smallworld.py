@@ -160,7 +160,8 @@ def plan(class_id: int,  # 0 .. 87
         if .02 < sum(v for v, _ in mine) / frame[0] / frame[1] < .46 and all(v > .55 * w for v, w in mine):
             break
     else:
-        raise FSSKitError(f'no layout of {CLASS_NAMES[class_id]} {index} (seed {seed}, aspect {aspect:.2f}) shows it well; take another index')
+        raise FSSKitError(f'no layout of {CLASS_NAMES[class_id]} {index} (seed {seed}, aspect {aspect:.2f}) shows it '
+                          'well; take another index')
     light = np.array([rng.uniform(-.7, .7), -rng.uniform(.35, .8), .75])
     light = tuple((light / np.linalg.norm(light)).tolist())
     tint = oklch(rng.uniform(.94, 1), rng.uniform(0, .03), rng.random()) * rng.uniform(.95, 1.22)

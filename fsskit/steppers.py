@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['maps_together', 'Panel', 'Step', 'fits', 'check_steps', 'named_maps', 'StepsView', 'panel_picture', 'there',
-           'readings', 'step_figure', 'film', 'digits_of', 'packed_panel', 'stepper_payload', 'Stepper', 'overlap',
+           'readings', 'digits_of', 'step_figure', 'film', 'packed_panel', 'stepper_payload', 'Stepper', 'overlap',
            'refinement_note', 'refinement_view', 'explore_refinement', 'resolution_step', 'distillation_view',
            'explore_distillation']
 
@@ -72,11 +72,12 @@ def fits(panel: Panel) -> bool:
 def check_steps(steps: Sequence[Step]) -> None:
     "FSSKitError for steps that cannot be shown."
     if not steps or not all(step.panels for step in steps):
-        raise FSSKitError(f'A stepper got {len(steps)} steps, or one without pictures: give at least one step, and a panel for each.')
+        raise FSSKitError(f'A stepper got {len(steps)} steps, or one without pictures: give at least one step, and a '
+                          'panel for each.')
     for step in steps:
         if wrong := next((panel for panel in step.panels if not fits(panel)), None):
-            raise FSSKitError(f"Panel '{wrong.name}' of step '{step.name}' cannot be shown: wanted are a photo uint8 (H, W, 3), values "
-                              '(h, w), and cells uint8 (h, w, 3) on the same grid.')
+            raise FSSKitError(f"Panel '{wrong.name}' of step '{step.name}' cannot be shown: wanted are a photo uint8 "
+                              '(H, W, 3), values (h, w), and cells uint8 (h, w, 3) on the same grid.')
 
 # %% ../nbs/94_steppers.ipynb #7e4c38fe
 def named_maps(
@@ -116,7 +117,8 @@ class StepsView(View):
     def film(self, height: float = 1.5) -> 'Figure': return film(self, height)
 
 # %% ../nbs/94_steppers.ipynb #0fac7589
-def panel_picture(view: StepsView, step: int, number: int, opacity: float) -> np.ndarray:  # uint8 (H, W, 3), as large as the photo
+def panel_picture(view: StepsView, step: int, number: int,
+                  opacity: float) -> np.ndarray:  # uint8 (H, W, 3), as large as the photo
     "A panel's photo with what lies over it; steps and panels are counted from 0."
     panel, small = view.steps[step].panels[number], view.maps.get((step, number))
     if panel.grid is None: return panel.photo
@@ -145,14 +147,21 @@ def readings(
             found[panel.reads or panel.name] = small.low + (small.high - small.low) * float(value) / 255
     return found
 
+
+def digits_of(small: Optional[ByteMap]) -> int:
+    "Digits after the point that tell about a hundred values of a range apart."
+    width = small.high - small.low if small else 0
+    return min(6, max(0, 2 - math.floor(math.log10(width)))) if width > 0 else 2
+
 # %% ../nbs/94_steppers.ipynb #7340f88e
 def step_figure(view: StepsView, step: int, place: Sequence[float], opacity: float) -> 'Figure':
     "One step: its pictures, the place in all of them, the numbers there."
-    shown = view.steps[there(view, step)]
-    figure = show_row([view.picture(step, j, opacity) for j in range(len(shown.panels))], [p.name for p in shown.panels], height=2.1)
-    for ax, panel in zip(figure.axes, shown.panels):
+    now = view.steps[there(view, step)]
+    pictures = [view.picture(step, j, opacity) for j in range(len(now.panels))]
+    figure = show_row(pictures, [panel.name for panel in now.panels], 2.1)
+    for ax, panel in zip(figure.axes, now.panels):
         if panel.grid: frame_cell(ax, panel.photo, cell_of(place, panel.grid), panel.grid)
-    words = [shown.name, shown.note, *(f'{name} {value:.2f}' for name, value in readings(view, step, place).items())]
+    words = [now.name, now.note, *(f'{name} {value:.2f}' for name, value in readings(view, step, place).items())]
     lines = textwrap.wrap(' · '.join(filter(None, words)), round(13 * figure.get_figwidth()))
     figure.set_figheight(figure.get_figheight() + 0.18 * len(lines)), figure.suptitle('\n'.join(lines), fontsize=10)
     return figure
@@ -165,37 +174,36 @@ def film(view: StepsView, height: float = 1.5) -> 'Figure':
     size = (height * photo.shape[1] / photo.shape[0] * view.most + 1.2, height * len(view.steps) + .3)
     fig, axes = plt.subplots(len(view.steps), view.most, figsize=size, squeeze=False, layout='constrained', dpi=72)
     for i, (row, step) in enumerate(zip(axes, view.steps)):
-        row[0].text(-.05, .5, step.name, transform=row[0].transAxes, ha='right', va='center', fontsize=11), [ax.axis('off') for ax in row]
+        row[0].text(-.05, .5, step.name, transform=row[0].transAxes, ha='right', va='center', fontsize=11)
+        for ax in row: ax.axis('off')
         for j, (ax, panel) in enumerate(zip(row, step.panels)):
             ax.imshow(view.picture(i, j)), ax.set_title('' if i else panel.name, fontsize=11)
     plt.close(fig)
     return fig
 
 # %% ../nbs/94_steppers.ipynb #e936ef42
-def digits_of(small: Optional[ByteMap]) -> int:
-    "Digits after the point that tell about a hundred values of a range apart."
-    width = small.high - small.low if small else 0
-    return min(6, max(0, 2 - math.floor(math.log10(width)))) if width > 0 else 2
-
-
 def packed_panel(view: StepsView, step: int, number: int, photos: Mapping[int, int]) -> dict[str, Any]:
     "A panel as the script wants it; `photos` says where its photo stands in the payload."
     panel, small = view.steps[step].panels[number], view.maps.get((step, number))
     cells = None if panel.cells is None else np.ascontiguousarray(panel.cells).tobytes()
-    numbers = dict(values=small.values.tobytes(), low=small.low, high=small.high) if small else dict(values=None, low=None, high=None)
-    return dict(name=panel.name, reads=panel.reads or panel.name, photo=photos[id(panel.photo)], grid=panel.grid and list(panel.grid),
-                cells=cells, digits=digits_of(small), **numbers)
+    if small: numbers = dict(values=small.values.tobytes(), low=small.low, high=small.high)
+    else: numbers = dict(values=None, low=None, high=None)
+    return dict(name=panel.name, reads=panel.reads or panel.name, photo=photos[id(panel.photo)],
+                grid=panel.grid and list(panel.grid), cells=cells, digits=digits_of(small), **numbers)
 
 
 def stepper_payload(view: StepsView) -> dict[str, Any]:
     "Photos, steps and colours of a view."
     photos = {id(panel.photo): panel.photo for step in view.steps for panel in step.panels}
     places, side = {key: n for n, key in enumerate(photos)}, max(200, min(448, 960 // view.most))
-    steps = [dict(name=step.name, note=step.note, panels=[packed_panel(view, i, j, places) for j in range(len(step.panels))])
+    steps = [dict(name=step.name, note=step.note,
+                  panels=[packed_panel(view, i, j, places) for j in range(len(step.panels))])
              for i, step in enumerate(view.steps)]
-    note = 'Point at a place to read its numbers.' + (' [ and ], the slider or the buttons change the step.' if len(steps) > 1 else '')
-    return dict(photos=[photo_entry(photo, 'photo', side) for photo in photos.values()], steps=steps, colours=view.colours.tobytes(),
-                chain=view.chain, note=note + ' Without a mouse: Tab to a picture, arrow keys move.')
+    change = ' [ and ], the slider or the buttons change the step.' if len(steps) > 1 else ''
+    return dict(photos=[photo_entry(photo, 'photo', side) for photo in photos.values()], steps=steps,
+                colours=view.colours.tobytes(), chain=view.chain,
+                note=f'Point at a place to read its numbers.{change} '
+                     'Without a mouse: Tab to a picture, arrow keys move.')
 
 # %% ../nbs/94_steppers.ipynb #a56f37f5
 class Stepper(ViewWidget):
@@ -207,7 +215,8 @@ class Stepper(ViewWidget):
     @traitlets.validate('step')
     def _there(self, proposal: Any) -> int: return there(self.view, proposal['value'])
     @property
-    def readings(self) -> dict[str, float]: return self.view.readings(self.step, self.place)  # at the place, in the step that is shown
+    def readings(self) -> dict[str, float]:
+        return self.view.readings(self.step, self.place)  # at the place, in the step that is shown
 
 # %% ../nbs/94_steppers.ipynb #f4f1a7bb
 def overlap(
@@ -243,7 +252,8 @@ def refinement_view(
         panels = [Panel('prior', photo, prior), Panel('agreement', photo, share),
                   Panel('memory', photo, cells=paint(step.memory[which], basis))]
         if fg_prior is not None: panels.append(Panel('generous prior', photo, fg_prior))
-        rows.append(Step(f'step {number}' if number else 'before', panels, refinement_note(number, share, prior, truth)))
+        rows.append(Step(f'step {number}' if number else 'before', panels,
+                         refinement_note(number, share, prior, truth)))
     return StepsView(rows, 'Refinement stepper', {name: (0, 1) for name in ('prior', 'agreement', 'generous prior')})
 
 # %% ../nbs/94_steppers.ipynb #bffe1ee6

@@ -79,12 +79,14 @@ class Desk(View):
         "What was answered belongs to another desk."
         self.predictor = None
         for sheet in self.sheets: sheet.answer = None
-    def run(self, model: str = 'dense_match', backbone: str = 'embedded') -> list[Prediction]: return run_desk(self, model, backbone)
+    def run(self, model: str = 'dense_match', backbone: str = 'embedded') -> list[Prediction]:
+        return run_desk(self, model, backbone)
     def result(self) -> StepsView: return result_view(self)
     def save(self, folder: Union[str, Path]) -> list[Path]: return save_desk(self, folder)
     def state(self) -> dict[str, Any]: return self.result().state()
     def payload(self) -> dict[str, Any]: return self.result().payload()
-    def static(self, **state: Any) -> 'Figure': return self.result().static(**state) if self.predictor else desk_figure(self)
+    def static(self, **state: Any) -> 'Figure':
+        return self.result().static(**state) if self.predictor else desk_figure(self)
 
 # %% ../nbs/95_studio.ipynb #56f0615e
 def add_sheet(
@@ -105,9 +107,12 @@ def add_sheet(
 
 def desk_figure(desk: Desk) -> 'Figure':
     "The photos with their marks, before anything was run."
-    if not desk.sheets: return show_row([np.full((60, 420, 3), 245, np.uint8)], ['no photos yet: add some, or press example'], height=.6)
+    if not desk.sheets:
+        return show_row([np.full((60, 420, 3), 245, np.uint8)], ['no photos yet: add some, or press example'],
+                        height=.6)
     shown = desk.sheets[:6]
-    return show_row([sheet.marked() for sheet in shown], [f'{sheet.name} ({sheet.role})' for sheet in shown], height=2.2)
+    return show_row([sheet.marked() for sheet in shown], [f'{sheet.name} ({sheet.role})' for sheet in shown],
+                    height=2.2)
 
 # %% ../nbs/95_studio.ipynb #c6e09550
 FIRST_MODELS = ('dense_match', 'prior_mask', 'prototype')  # nobody had to train them, so they are always there
@@ -123,10 +128,11 @@ def run_desk(
     backbone: str = 'embedded',  # one of `list_backbones()`, or 'rgb'
 ) -> list[Prediction]:  # one for each query
     "Show the support to a model and ask it about the queries."
-    if not desk.support: raise FSSKitError('No photo is marked: add photos, and paint the object on at least one of them.')
-    if not desk.queries: raise FSSKitError('All photos are marked: add one without a mark, so that there is something to segment.')
+    if not desk.support: raise FSSKitError('No photo is marked: add photos, and paint the object on at least one.')
+    if not desk.queries: raise FSSKitError('All photos are marked: add one without a mark, to be segmented.')
     if not desk.model or desk.model[0] != (model, backbone):
-        desk.model = (model, backbone), create_model(model, backbone, 'embedded' if backbone in ('embedded', 'rgb') else 'hub')
+        desk.model = (model, backbone), create_model(model, backbone,
+                                                     'embedded' if backbone in ('embedded', 'rgb') else 'hub')
     predictor = FewShotPredictor(desk.model[1])
     predictor.set_support([s.photo for s in desk.support], [s.mask for s in desk.support], 'voc')
     answers = predictor.predict_batch([sheet.photo for sheet in desk.queries])
@@ -137,17 +143,20 @@ def run_desk(
 # %% ../nbs/95_studio.ipynb #cc9eb204
 def need_answers(desk: Desk) -> None:
     "FSSKitError unless the last run is about what lies on the desk now."
-    if desk.predictor is None: raise FSSKitError('Nothing has been segmented yet, or something has changed since: run a model first.')
+    if desk.predictor is None:
+        raise FSSKitError('Nothing has been segmented yet, or something has changed since: run a model first.')
 
 
 def result_view(desk: Desk) -> StepsView:
     "Every query with its result, one step each."
     need_answers(desk)
     several, steps = len(desk.support) > 1, []
-    shown = [Panel(f'support {n}' if several else 'support', sheet.marked()) for n, sheet in enumerate(desk.support[:3], 1)]
+    shown = [Panel(f'support {n}' if several else 'support', sheet.marked())
+             for n, sheet in enumerate(desk.support[:3], 1)]
     for sheet in desk.queries:
         score = resize_map(sheet.answer.score, shrunk(sheet.answer.score.shape, 96))
-        panels = [*shown, Panel('result', sheet.marked(ORANGE, sheet.answer.mask)), Panel('score', sheet.small, score, reads='score (object above 0)')]
+        panels = [*shown, Panel('result', sheet.marked(ORANGE, sheet.answer.mask)),
+                  Panel('score', sheet.small, score, reads='score (object above 0)')]
         note = f'object: {(sheet.answer.mask == 1).mean():.1%} of the photo, {sheet.answer.seconds:.2f} s'
         steps.append(Step(sheet.name, panels, note))
     return StepsView(steps, 'Episode studio', {'score': (0,)}, chain=False)
@@ -180,7 +189,8 @@ class Pieces:
         "One more piece."
         have = self.parts.setdefault(name, []) if part == 0 else self.parts.get(name, [])
         if part == 0: have.clear()
-        if part != len(have): raise FSSKitError(f"'{name}': piece {part} came, but piece {len(have)} was expected: add the file again.")
+        if part != len(have):
+            raise FSSKitError(f"'{name}': piece {part} came, but piece {len(have)} was expected: add the file again.")
         have.append(bytes(data))
         if sum(map(len, have)) > self.most:
             del self.parts[name]
@@ -188,8 +198,9 @@ class Pieces:
         return b''.join(self.parts.pop(name)) if len(have) == parts else None
 
 # %% ../nbs/95_studio.ipynb #e067d488
-SHELF_NOTE = ('Drop photos here, paste them, or add files. Click a photo to paint on it; photos with a mark are the support, all others are queries. '
-              'Without a mouse: Tab to a photo, arrow keys choose, Delete takes it away.')
+SHELF_NOTE = ('Drop photos here, paste them, or add files. Click a photo to paint on it; photos with a mark are the '
+              'support, all others are queries. Without a mouse: Tab to a photo, arrow keys choose, Delete takes '
+              'it away.')
 
 
 class ShelfView(View):
@@ -230,7 +241,8 @@ class PhotoShelf(ViewWidget):
         except FSSKitError as error: self.say(f"{content.get('name', '')}: {error}")
 
 # %% ../nbs/95_studio.ipynb #406b831a
-def look_result(desk: Desk, query: Sheet, shot: int) -> Any: return Stepper(desk.result(), step=desk.queries.index(query))
+def look_result(desk: Desk, query: Sheet, shot: int) -> Any:
+    return Stepper(desk.result(), step=desk.queries.index(query))
 def look_similarity(desk: Desk, query: Sheet, shot: int) -> Any: return explore(desk.predictor, query.photo, shot)
 def look_refinement(desk: Desk, query: Sheet, shot: int) -> Any: return explore_refinement(desk.predictor, query.photo)
 
@@ -252,7 +264,8 @@ def look_memory(desk: Desk, query: Sheet, shot: int) -> Any:
     return AttentionExplorer.memory(desk.predictor, query.photo)
 
 # %% ../nbs/95_studio.ipynb #dcbb5bc1
-LOOKS: dict[str, Callable[[Desk, Sheet, int], Any]] = {  # name of a button -> widget of a query and the number of a support
+# name of a button -> widget of a query and the number of a support
+LOOKS: dict[str, Callable[[Desk, Sheet, int], Any]] = {
     'result': look_result, 'similarity': look_similarity, 'correlation': look_correlation, 'attention': look_attention,
     'memory': look_memory, 'refinement': look_refinement}
 
@@ -271,13 +284,15 @@ class Controls(NamedTuple):
 def make_controls(model: str, backbone: str) -> Controls:
     "The controls with their first values."
     def choice(name: str, options: list[str], value: str) -> ipywidgets.Dropdown:
-        if value not in options: raise FSSKitError(f"There is no {name} '{value}' in the studio: choose one of {', '.join(options)}.")
+        if value not in options:
+            raise FSSKitError(f"There is no {name} '{value}' in the studio: choose one of {', '.join(options)}.")
         return ipywidgets.Dropdown(description=name, options=options, value=value)
     def button(name: str, tip: str, style: str = '') -> ipywidgets.Button:
-        return ipywidgets.Button(description=name, tooltip=tip, button_style=style, layout=ipywidgets.Layout(width='90px'))
+        return ipywidgets.Button(description=name, tooltip=tip, button_style=style, layout={'width': '90px'})
     look = ipywidgets.ToggleButtons(options=list(LOOKS), value='result', style={'button_width': '100px'})
     return Controls(choice('model', model_names(), model), choice('backbone', backbone_names(), backbone),
-                    button('run', 'segment all photos without a mark', 'primary'), button('save', 'masks and a page, as files'),
+                    button('run', 'segment all photos without a mark', 'primary'),
+                    button('save', 'masks and a page, as files'),
                     button('example', 'two drawn pictures to try it with'), look, ipywidgets.HTML())
 
 # %% ../nbs/95_studio.ipynb #7b8ecb47
@@ -301,8 +316,8 @@ class StudioPage(ipywidgets.VBox):
         self.shelf, self.bench, self.stage = PhotoShelf(self.take, self.remove), ipywidgets.VBox(), ipywidgets.VBox()
         bar = ipywidgets.HBox([controls.model, controls.backbone, controls.run, controls.save, controls.example])
         super().__init__([self.shelf, self.bench, bar, controls.said, controls.look, self.stage])
-    @property
-    def sheet(self) -> Optional[Sheet]: return (self.desk.sheets[:self.shelf.chosen + 1] or [None])[-1]  # the one that is chosen
+    @property  # the one that is chosen
+    def sheet(self) -> Optional[Sheet]: return (self.desk.sheets[:self.shelf.chosen + 1] or [None])[-1]
     def say(self, text: str, problem: bool = False) -> None: self.controls.said.value = say_html(text, problem)
     def painter_of(self, sheet: Sheet) -> MaskPainter:
         if sheet not in self.painters:
@@ -351,7 +366,8 @@ class Drawn:
     def static(self, **state: Any) -> 'Figure': return self.desk.static(**state)
     def to_png(self, path: Union[str, Path], **state: Any) -> Path: return self.desk.to_png(path, **state)
     def to_html(self, path: Union[str, Path], **state: Any) -> Path: return self.desk.to_html(path, **state)
-    def __repr__(self) -> str: return f'<EpisodeStudio: {len(self.desk.support)} marked, {len(self.desk.queries)} to segment>'
+    def __repr__(self) -> str:
+        return f'<EpisodeStudio: {len(self.desk.support)} marked, {len(self.desk.queries)} to segment>'
     def _repr_mimebundle_(self, **kwargs: Any) -> dict[str, Any]:
         return super()._repr_mimebundle_(**kwargs) | {'image/png': base64.b64encode(figure_png(self.static())).decode()}
 
@@ -366,9 +382,11 @@ class EpisodeStudio(PhotoSet, Drawn, StudioPage):
         self.out = Path(out).expanduser()
         for photo, mask in zip_longest(photos, masks): self.desk.add(photo, mask)
         self.changed(0)
-        self.say('Add photos, or press example.' if not self.desk.sheets else 'Mark the object on a photo, then press run.')
+        self.say('Add photos, or press example.' if not self.desk.sheets
+                 else 'Mark the object on a photo, then press run.')
         controls = self.controls
-        for button, action in ((controls.run, self.run), (controls.save, self.save), (controls.example, self.example)): button.on_click(action)
+        for button, action in ((controls.run, self.run), (controls.save, self.save), (controls.example, self.example)):
+            button.on_click(action)
         controls.look.observe(self.look, 'value')
         self.shelf.observe(self.picked, 'chosen')
     def run(self, *_: Any) -> None: run_studio(self)
@@ -410,7 +428,8 @@ def look_studio(studio: EpisodeStudio) -> None:
         need_answers(studio.desk)
         sheet, queries, support = studio.sheet, studio.desk.queries, studio.desk.support
         query = sheet if sheet in queries else queries[0]
-        studio.stage.children = (LOOKS[studio.controls.look.value](studio.desk, query, support.index(sheet) if sheet in support else 0),)
+        studio.stage.children = (LOOKS[studio.controls.look.value](studio.desk, query,
+                                                                   support.index(sheet) if sheet in support else 0),)
 
 
 def save_studio(studio: EpisodeStudio) -> None:
@@ -423,7 +442,8 @@ def save_studio(studio: EpisodeStudio) -> None:
 STUDIO_CODE = '''from fsskit.studio import EpisodeStudio
 studio = EpisodeStudio({photos}, out={out})
 studio'''
-STUDIO_TEXT = '*If nothing appears above within a minute: menu Run, then Run All Cells.* The variable `studio` is there for cells of your own.'
+STUDIO_TEXT = ('*If nothing appears above within a minute: menu Run, then Run All Cells.* '
+               'The variable `studio` is there for cells of your own.')
 
 
 def studio_notebook(
@@ -434,16 +454,16 @@ def studio_notebook(
     kernel = dict(name='python3', display_name='Python 3', language='python')
     script = dict(output_type='display_data', metadata={}, data={'application/javascript': static_text('run_all.js')})
     text = dict(cell_type='markdown', id='help', metadata={}, source=STUDIO_TEXT)
-    code = dict(cell_type='code', id='studio', metadata=dict(jupyter=dict(source_hidden=True)), execution_count=None, outputs=[script],
-                source=STUDIO_CODE.format(photos=list(photos), out=repr(out)))
+    code = dict(cell_type='code', id='studio', metadata=dict(jupyter=dict(source_hidden=True)), execution_count=None,
+                outputs=[script], source=STUDIO_CODE.format(photos=list(photos), out=repr(out)))
     return dict(nbformat=4, nbformat_minor=5, metadata=dict(kernelspec=kernel), cells=[code, text])
 
 # %% ../nbs/95_studio.ipynb #d31a5883
 def need_lab() -> None:
     "FSSKitError when JupyterLab is not installed."
     if find_spec('jupyterlab') is None:
-        raise FSSKitError('The studio opens in JupyterLab, which is not installed: type `pip install jupyterlab`, or use EpisodeStudio() '
-                          'in any notebook.')
+        raise FSSKitError('The studio opens in JupyterLab, which is not installed: type `pip install jupyterlab`, or '
+                          'use EpisodeStudio() in any notebook.')
 
 
 def studio_port(port: Optional[int]) -> int:
@@ -451,7 +471,8 @@ def studio_port(port: Optional[int]) -> int:
     with socket.socket() as probe:
         try: probe.bind(('127.0.0.1', port or 0))
         except (OSError, OverflowError):
-            raise FSSKitError(f'Port {port} cannot be used, perhaps something else runs there: choose another one, or leave it out.') from None
+            raise FSSKitError(f'Port {port} cannot be used, perhaps something else runs there: choose another one, or '
+                              'leave it out.') from None
         return probe.getsockname()[1]
 
 # %% ../nbs/95_studio.ipynb #59fb84bc
@@ -467,7 +488,8 @@ def studio_settings(folder: Path, token: str) -> dict[str, str]:
 def studio_command(folder: Path, port: int, browser: bool) -> list[str]:
     "What starts JupyterLab on the studio's notebook, for this computer only."
     root = ['--allow-root'] * (hasattr(os, 'geteuid') and os.geteuid() == 0)
-    return [sys.executable, '-m', 'jupyterlab', '--expose-app-in-browser', '-y', *root, *['--no-browser'] * (not browser),
+    return [sys.executable, '-m', 'jupyterlab',
+            '--expose-app-in-browser', '-y', *root, *['--no-browser'] * (not browser),
             '--LabApp.default_url=/doc/tree/studio.ipynb', '--ServerApp.ip=127.0.0.1', f'--ServerApp.port={port}',
             '--ServerApp.port_retries=0', f"--ServerApp.root_dir={folder / 'work'}"]
 
@@ -479,7 +501,8 @@ def write_studio(folder: Path, photos: Sequence[Any], out: Union[str, Path]) -> 
     given = [str(Path(photo).expanduser().resolve()) for photo in photos]
     if missing := [path for path in given if not Path(path).is_file()]:
         raise FSSKitError(f"There is no photo '{missing[0]}': check the path.")
-    notebook, path = from_dict(studio_notebook(given, str(Path(out).expanduser().resolve()))), folder / 'work' / 'studio.ipynb'
+    notebook = from_dict(studio_notebook(given, str(Path(out).expanduser().resolve())))
+    path = folder / 'work' / 'studio.ipynb'
     for place in (path.parent, folder / 'jupyter_data_dir'): place.mkdir(parents=True)
     write(notebook, path)
     NotebookNotary(data_dir=str(folder / 'jupyter_data_dir')).sign(notebook)
@@ -504,14 +527,15 @@ def stop_server(server: Any) -> None:
 
 
 @contextlib.contextmanager
-def studio_server(photos: Sequence[Any], port: Optional[int], browser: bool, out: Union[str, Path]) -> Iterator[tuple[Any, str]]:
+def studio_server(photos: Sequence[Any], port: Optional[int], browser: bool,
+                  out: Union[str, Path]) -> Iterator[tuple[Any, str]]:
     "A running JupyterLab with the studio: its process, and its address. It ends with the block."
     with tempfile.TemporaryDirectory(prefix='fsskit_studio_', ignore_cleanup_errors=True) as place:
         folder, token, port = Path(place), secrets.token_hex(16), studio_port(port)
         write_studio(folder, photos, out)
         with open(folder / 'log.txt', 'w') as log:
-            server = subprocess.Popen(studio_command(folder, port, browser), env=studio_settings(folder, token), stdout=log, stderr=log,
-                                      stdin=subprocess.DEVNULL, cwd=folder)
+            server = subprocess.Popen(studio_command(folder, port, browser), env=studio_settings(folder, token),
+                                      stdout=log, stderr=log, stdin=subprocess.DEVNULL, cwd=folder)
             try:
                 wait_for_server(server, port, folder / 'log.txt')
                 yield server, f'http://127.0.0.1:{port}/doc/tree/studio.ipynb?token={token}'

@@ -369,7 +369,7 @@ class _Run:
     clock: Clock
     best: Best
     watch: Callable[[Path], None] | None = None  # called with the folder after each line of a log
-    earlier: list[dict] = field(default_factory=list)  # other schedules that this training followed, and until which step
+    earlier: list[dict] = field(default_factory=list)  # schedules that it followed before, and until which step
 
     def note(self, name: str, values: Mapping[str, float]) -> None:
         if team().rank: return  # the first process writes
@@ -584,7 +584,8 @@ def card_data(
 ) -> str:
     "The section of a card about what the network saw."
     rows = [f'| {name} | {count} |' for name, count in sources.items()]
-    out = f'{left_out} {"photo was" if left_out == 1 else "photos were"} kept out of the training by the list `{exclude}`.' \
+    who = 'photo was' if left_out == 1 else 'photos were'
+    out = f'{left_out} {who} kept out of the training by the list `{exclude}`.' \
         if exclude else 'No list of photos to leave out was given.'
     bad = [f'{len(unreadable)} files could not be read and were left out: {", ".join(unreadable)}.', '']
     return '\n'.join(['| folder | pictures |', '|---|---|', *rows, '', out, '', *(bad if unreadable else []),
@@ -609,7 +610,8 @@ def start_from(
     "The start of a recipe: which weights, and how they were made."
     weights = Path(weights)
     card, name = weights.with_suffix('.md'), f'the weights sha256:{sha256_file(weights)[:16]}'
-    found = re.search(r'^## Recipe\n+(.+?)(?=\n+## |\Z)', card.read_text(encoding='utf-8'), re.M | re.S) if card.is_file() else None
+    text = card.read_text(encoding='utf-8') if card.is_file() else ''
+    found = re.search(r'^## Recipe\n+(.+?)(?=\n+## |\Z)', text, re.M | re.S)
     return f"{name} ({'; '.join(found[1].strip().removeprefix('- ').split(chr(10) + '- '))})" if found else name
 
 # %% ../nbs/22_training.ipynb #deb14ff2
@@ -625,7 +627,8 @@ def card_recipe(
     losses = final_losses(Path(checkpoint).with_name('log.csv'), until=state['step'])
     ends = ', '.join(f'{name} {value:.4f}' for name, value in losses.items()) or 'not logged'
     held_out = [f"best held-out score: {best.get('score', 0):.4f} at step {best['step']}"]
-    before = [f"until step {old['until']} another plan: " + ', '.join(f'{k} {old[k]}' for k in SCHEDULE_SETTINGS if old[k] != plan[k])
+    before = [f"until step {old['until']} another plan: "
+              + ', '.join(f'{k} {old[k]}' for k in SCHEDULE_SETTINGS if old[k] != plan[k])
               for old in state['extra'].get('earlier', ())]
     return [f'start: {start}', f"steps: {state['step']} of {plan['steps']}; seed {known['seed']}", *before,
             f"minutes: {state['seconds'] / 60:.1f} (hardware: {known['hardware']})", *notes,

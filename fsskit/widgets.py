@@ -102,13 +102,15 @@ def byte_map(
     "Numbers from their lowest to their highest value as 0 to 255."
     numbers = np.asarray(numbers, np.float32)
     if not numbers.size or not np.isfinite(numbers).all():
-        raise FSSKitError(f'byte_map wants finite numbers, but got shape {numbers.shape} with NaN or infinite values, or nothing.')
+        raise FSSKitError(f'byte_map wants finite numbers, but got shape {numbers.shape} with NaN or infinite values, '
+                          'or nothing.')
     low, high = float(numbers.min()), float(numbers.max())
     scaled = (numbers - low) * (255 / (high - low)) if high > low else np.zeros_like(numbers)
     return ByteMap(np.rint(scaled).astype(np.uint8), low, high)
 
 # %% ../nbs/87_widgets.ipynb #40c2c0e2
-SAFE_MAPS = ('viridis', 'cividis', 'magma', 'inferno')  # lightness rises evenly: an order in print and to the colour-blind
+# lightness rises evenly: an order in print and to the colour-blind
+SAFE_MAPS = ('viridis', 'cividis', 'magma', 'inferno')
 
 
 def colour_table(
@@ -192,8 +194,8 @@ def html_page(
     max_bytes: int = 15_000_000,  # of the whole page
 ) -> str:
     "A page that shows the widget alive, with everything inside of it."
-    page = static_text('page.html').format(title=html.escape(title), style=static_text('widgets.css'), state=as_json(state),
-                       script=bundle('page', script))
+    page = static_text('page.html').format(title=html.escape(title), style=static_text('widgets.css'),
+                                           state=as_json(state), script=bundle('page', script))
     if len(page.encode()) > max_bytes:
         raise FSSKitError(f'The page would have {len(page.encode()) / 1e6:.1f} MB, more than {max_bytes / 1e6:.1f} MB: '
                           'take fewer layers, a smaller grid, or a smaller max_bytes for the features.')
@@ -238,7 +240,7 @@ def write_file(path: Union[str, Path], content: bytes) -> Path:
 
 # %% ../nbs/87_widgets.ipynb #59b50403
 class ViewWidget(anywidget.AnyWidget):
-    "A view, alive in Jupyter. Subclasses say `_esm = bundle(...)` and have one synchronised trait for each of the view's states."
+    "A view, alive in Jupyter. Subclasses say `_esm = bundle(...)` and have a synchronised trait for each state."
     _css = static_text('widgets.css')
     payload = traitlets.Dict().tag(sync=True)
     def __init__(self, view: View, **state: Any):
@@ -248,8 +250,10 @@ class ViewWidget(anywidget.AnyWidget):
         "The state as the user left it."
         return {name: getattr(self, name) for name in self.view.state()}
     def static(self, **state: Any) -> 'Figure': return self.view.static(**self.current() | state)
-    def to_png(self, path: Union[str, Path], **state: Any) -> Path: return self.view.to_png(path, **self.current() | state)
-    def to_html(self, path: Union[str, Path], **state: Any) -> Path: return self.view.to_html(path, **self.current() | state)
+    def to_png(self, path: Union[str, Path], **state: Any) -> Path:
+        return self.view.to_png(path, **self.current() | state)
+    def to_html(self, path: Union[str, Path], **state: Any) -> Path:
+        return self.view.to_html(path, **self.current() | state)
     def __repr__(self) -> str: return f'<{type(self).__name__}: {self.view.title}>'
     def _repr_mimebundle_(self, **kwargs: Any) -> tuple[dict, dict]:
         "The live widget, and its picture for pages where nothing lives."

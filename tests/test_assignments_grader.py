@@ -51,12 +51,14 @@ def summed(student, rng):
     same(student(x), float(2 * x.numpy().sum()))
 '''
 RIGHT = {'q1': 'def double(x):\n    ### BEGIN SOLUTION\n    return torch.add(x, x, alpha=1)\n    ### END SOLUTION',
-         'q2': 'def total(x):\n    ### BEGIN SOLUTION\n    twice = double(x)\n    return twice.sum().item()\n    ### END SOLUTION'}
+         'q2': 'def total(x):\n    ### BEGIN SOLUTION\n    twice = double(x)\n    return twice.sum().item()\n    ### '
+         'END SOLUTION'}
 TESTS = {'q1': 'assert double(torch.ones(1)).item() == 2', 'q2': 'assert total(torch.ones(3)) == 6'}
 
 
 def cell(source, grade_id, **more):
-    entry = {'schema_version': 3, 'grade': False, 'solution': False, 'locked': False, 'task': False, 'grade_id': grade_id, **more}
+    entry = {'schema_version': 3, 'grade': False, 'solution': False, 'locked': False, 'task': False,
+             'grade_id': grade_id, **more}
     return new_code_cell(source, metadata={'nbgrader': entry}, id=grade_id.replace('_', '-'))
 
 
@@ -68,9 +70,11 @@ def small_set(tmp_path_factory):
     written = cell('*Write your answer here.*', 'w1', grade=True, solution=True, points=4)
     cells = [new_markdown_cell('# Set', id='top'), cell('import torch', 'setup', locked=True)]
     for name in RIGHT:
-        cells += [cell(RIGHT[name], name, solution=True), cell(TESTS[name], f'{name}_public', grade=True, locked=True, points=10)]
+        cells += [cell(RIGHT[name], name, solution=True), cell(TESTS[name], f'{name}_public', grade=True, locked=True,
+                                                               points=10)]
     cells.append(new_markdown_cell(written.source, metadata=written.metadata, id='w1'))
-    nbformat.write(new_notebook(cells=cells, metadata={'kernelspec': {'display_name': 'python3', 'language': 'python', 'name': 'python3'}}), folder / 'ps9.ipynb')
+    nbformat.write(new_notebook(cells=cells, metadata={'kernelspec': {'display_name': 'python3', 'language': 'python',
+                                                                      'name': 'python3'}}), folder / 'ps9.ipynb')
     (folder / 'checks.py').write_text(SET_CHECKS)
     (folder / 'the.secret').write_bytes(SECRET)
     return folder
@@ -114,13 +118,16 @@ def reasons(result, name='q1'): return [why for _, _, _, why in result['question
 
 # ---- the wire ------------------------------------------------------------------------------------------------------
 
-VALUES = [None, True, 3, -2.5, float('inf'), 'text', [], [1, [2]], (1, 'a'), {'a': (1,), 2: [None]}, torch.arange(6).reshape(2, 3),
-          torch.zeros(0, 3), torch.tensor(2.), torch.tensor([True]), torch.randn(2, 1, 3).half(), torch.ones(2, dtype=torch.bfloat16),
+VALUES = [None, True, 3, -2.5, float('inf'), 'text', [], [1, [2]],
+          (1, 'a'), {'a': (1,), 2: [None]}, torch.arange(6).reshape(2, 3),
+          torch.zeros(0, 3), torch.tensor(2.), torch.tensor([True]),
+          torch.randn(2, 1, 3).half(), torch.ones(2, dtype=torch.bfloat16),
           np.arange(3.), torch.arange(12.).reshape(3, 4).T, [torch.tensor([1.]), {'x': torch.tensor([2])}]]
 
 
 def equal(a, b):
-    if isinstance(a, (torch.Tensor, np.ndarray)): return type(a) is type(b) and a.dtype == b.dtype and a.shape == b.shape and (a == b).all()
+    if isinstance(a, (torch.Tensor, np.ndarray)):
+        return type(a) is type(b) and a.dtype == b.dtype and a.shape == b.shape and (a == b).all()
     if isinstance(a, (list, tuple)): return type(a) is type(b) and len(a) == len(b) and all(map(equal, a, b))
     if isinstance(a, dict): return a.keys() == b.keys() and all(equal(a[k], b[k]) for k in a)
     return type(a) is type(b) and a == b
@@ -137,8 +144,10 @@ def test_numpys_scalars_become_numbers():
     assert wire.unpack(wire.pack([np.float32(.5), np.int64(3), np.bool_(True)])) == [.5, 3, True]
 
 
-@pytest.mark.parametrize('value', [object(), {1, 2}, 1 << 70, torch.ones(2, dtype=torch.complex64), torch.eye(2).to_sparse(), len,
-                                   np.array(['a']), [[[[[[[[[[[[[[[1]]]]]]]]]]]]]]], b'bytes'], ids=lambda v: type(v).__name__)
+@pytest.mark.parametrize('value', [object(), {1, 2}, 1 << 70,
+                                   torch.ones(2, dtype=torch.complex64), torch.eye(2).to_sparse(), len,
+                                   np.array(['a']), [[[[[[[[[[[[[[[1]]]]]]]]]]]]]]], b'bytes'],
+                         ids=lambda v: type(v).__name__)
 def test_what_cannot_travel_is_a_wrong_type(value):
     with pytest.raises(wire.Unfit, match='wrong type'): wire.pack(value)
 
@@ -155,10 +164,16 @@ def message(tree, raw=b''):
 
 
 @pytest.mark.parametrize('data', [
-    message(b'{'), message(b'[' * 5000 + b']' * 5000), message({'tensor': ['float32', [2, 2]]}, b'1234'), message({'tensor': ['object', [1]]}, b'12345678'),
-    message({'tensor': ['float32', [-1, -4]]}, b'1234'), message({'tensor': ['float32', [1.5]]}, b'1234'), message({'tensor': ['uint8', [1] * 9]}, b'1'),
-    message({'tensor': [['uint8'], [1]]}, b'1'), message({'pickle': 'x'}), message({'a': 1, 'b': 2}), message({'dict': [[[1], 2]]}), message({'dict': 7}),
-    message([{'tensor': ['uint8', [4]]}] * 3, b'12345678'), message(b'1' * 5000), message({'tuple': None}), message(b'\xff\xfe')])
+    message(b'{'), message(b'[' * 5000 + b']' * 5000), message({'tensor': ['float32', [2, 2]]},
+                                                               b'1234'),
+                                                               message({'tensor': ['object', [1]]}, b'12345678'),
+    message({'tensor': ['float32', [-1, -4]]}, b'1234'), message({'tensor': ['float32', [1.5]]},
+                                                                 b'1234'),
+                                                                 message({'tensor': ['uint8', [1] * 9]}, b'1'),
+    message({'tensor': [['uint8'], [1]]}, b'1'), message({'pickle': 'x'}),
+    message({'a': 1, 'b': 2}), message({'dict': [[[1], 2]]}), message({'dict': 7}),
+    message([{'tensor': ['uint8', [4]]}] * 3, b'12345678'), message(b'1' * 5000), message({'tuple': None}),
+    message(b'\xff\xfe')])
 def test_hostile_messages_are_refused(data):
     with pytest.raises(wire.Unfit): wire.unpack(data)
 
@@ -173,18 +188,25 @@ def test_random_bytes_never_do_anything_else(data):
 # ---- comparing -----------------------------------------------------------------------------------------------------
 
 @pytest.mark.parametrize('got, want', [
-    (torch.tensor([1.]), torch.tensor([1.000001])), (torch.tensor([1.]).double(), torch.tensor([1.])), (3, 3), (3, 3.), (torch.tensor(3), 3),
-    (torch.tensor(2.5), 2.5), ('a', 'a'), (None, None), ([1, 2.], (1, 2.)), ({'a': [1]}, {'a': (1,)}), (torch.tensor([float('nan')]), torch.tensor([float('nan')])),
+    (torch.tensor([1.]), torch.tensor([1.000001])), (torch.tensor([1.]).double(),
+                                                     torch.tensor([1.])), (3, 3), (3, 3.), (torch.tensor(3), 3),
+    (torch.tensor(2.5), 2.5), ('a', 'a'), (None, None), ([1, 2.], (1, 2.)), ({'a': [1]}, {'a': (1,)}),
+    (torch.tensor([float('nan')]), torch.tensor([float('nan')])),
     (float('inf'), float('inf')), (True, True), (torch.tensor([1], dtype=torch.int32), torch.tensor([1]))])
 def test_same(got, want): same(got, want)
 
 
 @pytest.mark.parametrize('got, want, reason', [
-    (torch.tensor([1.1]), torch.tensor([1.]), 'values differ'), (torch.tensor([[1.]]), torch.tensor([1.]), 'wrong shape'), (torch.tensor([1]), torch.tensor([1.]), 'wrong type'),
-    (torch.tensor([1.]), torch.tensor([1]), 'wrong type'), (torch.tensor([True]), torch.tensor([1]), 'wrong type'), (np.ones(1), torch.ones(1), 'wrong type'),
-    (torch.tensor([float('nan')]), torch.tensor([1.]), 'not finite'), (float('nan'), 1., 'not finite'), (3., 3, 'wrong type'), (True, 1, 'wrong type'), (1, True, 'wrong type'),
-    (None, 1., 'wrong type'), (0., None, 'wrong type'), ('a', 'b', 'values differ'), ([1], [1, 2], 'wrong shape'), ([1, 3], [1, 2], 'values differ'),
-    ({'a': 1}, {'b': 1}, 'values differ'), ([], {}, 'wrong type'), (torch.ones(1), 1., 'wrong type'), (torch.tensor([float('inf')]), torch.tensor([float('-inf')]), 'values differ')])
+    (torch.tensor([1.1]), torch.tensor([1.]), 'values differ'),
+    (torch.tensor([[1.]]), torch.tensor([1.]), 'wrong shape'), (torch.tensor([1]), torch.tensor([1.]), 'wrong type'),
+    (torch.tensor([1.]), torch.tensor([1]), 'wrong type'), (torch.tensor([True]), torch.tensor([1]),
+                                                            'wrong type'), (np.ones(1), torch.ones(1), 'wrong type'),
+    (torch.tensor([float('nan')]), torch.tensor([1.]), 'not finite'), (float('nan'), 1., 'not finite'),
+    (3., 3, 'wrong type'), (True, 1, 'wrong type'), (1, True, 'wrong type'),
+    (None, 1., 'wrong type'), (0., None, 'wrong type'), ('a', 'b', 'values differ'),
+    ([1], [1, 2], 'wrong shape'), ([1, 3], [1, 2], 'values differ'),
+    ({'a': 1}, {'b': 1}, 'values differ'), ([], {}, 'wrong type'), (torch.ones(1), 1., 'wrong type'),
+    (torch.tensor([float('inf')]), torch.tensor([float('-inf')]), 'values differ')])
 def test_not_the_same(got, want, reason):
     with pytest.raises(Wrong, match=reason): same(got, want)
 
@@ -197,7 +219,8 @@ def test_a_verdict_can_only_be_a_fixed_reason():
 def test_draws_follow_from_the_secret_and_the_name():
     draw = lambda secret, *key: judges.generator(secret, *key).integers(0, 1 << 60, 4).tolist()
     assert draw(SECRET, 'ps1', 'q1', 'a', 0) == draw(SECRET, 'ps1', 'q1', 'a', 0)
-    others = [draw(SECRET + b'x', 'ps1', 'q1', 'a', 0), draw(SECRET, 'ps1', 'q1', 'a', 1), draw(SECRET, 'ps1', 'q2', 'a', 0), draw(SECRET, 'ps2', 'q1', 'a', 0)]
+    others = [draw(SECRET + b'x', 'ps1', 'q1', 'a', 0), draw(SECRET, 'ps1', 'q1', 'a', 1),
+              draw(SECRET, 'ps1', 'q2', 'a', 0), draw(SECRET, 'ps2', 'q1', 'a', 0)]
     assert len({tuple(row) for row in [*others, draw(SECRET, 'ps1', 'q1', 'a', 0)]}) == 5
 
 
@@ -215,18 +238,20 @@ def test_calls_and_gradients(student):
 def test_a_detached_result_has_the_gradient_zero(student):
     f = student('def f(x, y):\n    return [x.detach() * 2, y * 3]')
     x = torch.ones(2)
-    assert torch.equal(f.grad((x, x), 0, [x, x]), torch.zeros(2)) and torch.equal(f.grad((x, x), 1, [x, 5 * x]), torch.full((2,), 15.))
+    assert torch.equal(f.grad((x, x), 0, [x, x]), torch.zeros(2))
+    assert torch.equal(f.grad((x, x), 1, [x, 5 * x]), torch.full((2,), 15.))
 
 
 def test_every_call_starts_from_the_same_state(student):
-    f = student('import torch\ndef f():\n    made = torch.rand(2), torch.is_grad_enabled()\n    torch.set_default_dtype(torch.float64)\n'
-                '    torch.set_grad_enabled(False)\n    return made')
+    f = student('import torch\ndef f():\n    made = torch.rand(2), torch.is_grad_enabled()\n    '
+                'torch.set_default_dtype(torch.float64)\n    torch.set_grad_enabled(False)\n    return made')
     (first, _), (second, grad) = f(), f()
     assert torch.equal(first, second) and second.dtype == torch.float32 and grad is True
 
 
 def test_errors_have_pythons_names_and_a_line_of_the_cell(student):
-    source = 'class The_answer_is_42(KeyError): pass\ndef f(x):\n    if x: raise The_answer_is_42("secret")\n    import json\n    json.loads("{")'
+    source = ('class The_answer_is_42(KeyError): pass\ndef f(x):\n    if x: raise The_answer_is_42("secret")\n'
+              '    import json\n    json.loads("{")')
     f = student(source)
     with pytest.raises(Breach, match='^raised KeyError at line 3 of your cell$'): f(1)
     with pytest.raises(Breach, match='^raised ValueError at line 5 of your cell$'): f(0)
@@ -234,8 +259,11 @@ def test_errors_have_pythons_names_and_a_line_of_the_cell(student):
 
 
 @pytest.mark.parametrize('source, reason', [
-    ('def f(x:', 'raised SyntaxError at line 1 of your cell'), ('1 / 0\ndef f(x): pass', 'raised ZeroDivisionError at line 1 of your cell'),
-    ('f = 3', 'raised LookupError'), ('import nothing_like_it\ndef f(x): pass', 'raised ModuleNotFoundError at line 1 of your cell'), ('exit()', 'raised SystemExit')])
+    ('def f(x:', 'raised SyntaxError at line 1 of your cell'),
+    ('1 / 0\ndef f(x): pass', 'raised ZeroDivisionError at line 1 of your cell'),
+    ('f = 3', 'raised LookupError'), ('import nothing_like_it\ndef f(x): pass',
+                                      'raised ModuleNotFoundError at line 1 of your cell'),
+                                      ('exit()', 'raised SystemExit')])
 def test_cells_that_do_not_run_are_tried_once(student, source, reason):
     f = student(source)
     for _ in range(2):
@@ -267,12 +295,16 @@ def test_after_three_breaches_it_is_over(student):
 
 HOSTILE = {  # what a servant may do to its socket and its surroundings -> what the judge hears
     'closes its socket': ('import os\ndef f(x):\n    os.close(3)\n    while True: pass', 'the process ended'),
-    'sends rubbish': ('import os\ndef f(x):\n    os.write(3, bytes(8) + b"rubbish" * 99)\n    while True: pass', 'the process ended'),
-    'announces a huge message': ('import os\ndef f(x):\n    os.write(3, b"\\xff" * 8)\n    while True: pass', 'output limit'),
-    'sends a part and waits': ('import os, time\ndef f(x):\n    os.write(3, b"\\0\\0\\0\\x09")\n    time.sleep(60)', 'time limit'),
+    'sends rubbish': ('import os\ndef f(x):\n    os.write(3, bytes(8) + b"rubbish" * 99)\n    while True: pass',
+                      'the process ended'),
+    'announces a huge message': ('import os\ndef f(x):\n    os.write(3, b"\\xff" * 8)\n    while True: pass',
+                                 'output limit'),
+    'sends a part and waits': ('import os, time\ndef f(x):\n    os.write(3, b"\\0\\0\\0\\x09")\n    time.sleep(60)',
+                               'time limit'),
     'returns too much': ('import torch\ndef f(x): return torch.zeros(1).expand(10 ** 9)', 'output limit'),
     'ends its parent': ('import os\ndef f(x):\n    os.kill(os.getppid(), 9)\n    os._exit(0)', 'the process ended'),
-    'forks and forks': ('import os\ndef f(x):\n    for _ in range(7):\n        try: os.fork()\n        except OSError: pass\n    while True: pass', 'limit|ended'),
+    'forks and forks': ('import os\ndef f(x):\n    for _ in range(7):\n        try: os.fork()\n        except OSError: '
+                        'pass\n    while True: pass', 'limit|ended'),
     'crashes': ('import ctypes\ndef f(x): ctypes.string_at(0)', 'the process ended'),
     'recurses': ('def f(x): return f(x)', 'raised RecursionError'),
     'returns a class of its own': ('class K(int): pass\ndef f(x): return {K(1): lambda: 1}', 'wrong type')}
@@ -290,7 +322,8 @@ def test_hostile_servants_end_and_disturb_nobody(student, judge, what):
 
 
 def test_a_process_in_the_background_does_not_stay(student, judge):
-    f = student('import subprocess\ndef f(x):\n    subprocess.Popen(["sleep", "600"], start_new_session=True)\n    return x')
+    f = student('import subprocess\ndef f(x):\n    subprocess.Popen(["sleep", "600"], start_new_session=True)\n    '
+                'return x')
     assert f(1) == 1
     f.close()
     assert judge.zygote.family() == []
@@ -302,12 +335,14 @@ def walls(judge):
 
 
 def test_what_the_walls_hide(student, walls, small_set):
-    f = student('import os, glob, socket\ndef f(code):\n    try: return eval(code)\n    except OSError as error: return error.strerror')
+    f = student('import os, glob, socket\ndef f(code):\n    try: return eval(code)\n    except OSError as error: '
+                'return error.strerror')
     assert f(f'os.listdir({str(COURSE)!r})') == [] and f(f'os.listdir({str(small_set)!r})') == []
     assert f(f'open({str(small_set / "the.secret")!r}).read()') == 'No such file or directory'
     assert f(f'open({str(ROOT / "x.txt")!r}, "w")') == 'Read-only file system'
     assert f('open("own.txt", "w").write("x" * 99)') == 99 and f('os.listdir(".")') == ['own.txt']
-    assert f('socket.create_connection(("1.1.1.1", 53), timeout=2)') in ('Network is unreachable', 'Network unreachable')
+    assert f('socket.create_connection(("1.1.1.1", 53), timeout=2)') in ('Network is unreachable',
+                                                                         'Network unreachable')
     assert f('sorted(int(p[6:]) for p in glob.glob("/proc/[0-9]*"))') in ([1], []) and f('os.getpid()') == 1
     assert f('sorted(os.environ)') == ['HOME', 'MPLBACKEND', 'OMP_NUM_THREADS', 'PATH', 'TMPDIR']
     assert f('open("big", "wb").write(bytes(20_000_000))') == 'File too large'
@@ -320,10 +355,12 @@ def test_the_servant_never_imported_the_judge_or_a_check(student):
 
 def test_without_namespaces_limits_still_hold_and_a_lost_zygote_is_replaced():
     zygote = judges.Zygote(['import torch'], namespaces=False)
-    make = lambda source: judges.Student(zygote, {'function': 'f', 'cells': [[PLACE, source]], 'others': [], 'functions': []}, 5.)
+    make = lambda source: judges.Student(zygote, {'function': 'f', 'cells': [[PLACE, source]], 'others': [],
+                                                  'functions': []}, 5.)
     try:
         assert zygote.walls.startswith('no namespaces')
-        for source in ('def f(x):\n    while True: pass', 'import os\ndef f(x):\n    os.kill(os.getppid(), 9)\n    while True: pass',
+        for source in ('def f(x):\n    while True: pass',
+                       'import os\ndef f(x):\n    os.kill(os.getppid(), 9)\n    while True: pass',
                        'import os\ndef f(x):\n    if not os.fork(): os.setsid()\n    while True: pass'):
             bad = make(source)
             bad.limit = 1.
@@ -376,9 +413,12 @@ def test_endless_loops_at_both_places(mark, judge):
     finally: judge.patience = 1.
 
 
-@pytest.mark.parametrize('content, note', [(b'{', 'not a notebook'), (b'{"nbformat": 4, "cells": []}', ''), (b' ' * 5_000_001, 'clear its outputs'),
-    (json.dumps({'nbformat': 4, 'cells': [{'cell_type': 'code', 'source': 'def other(): pass'}]}).encode(), 'another set'),
-    (json.dumps({'nbformat': 4, 'cells': [{'cell_type': 'code', 'source': 'x = 1\n' * 100_000}]}).encode(), 'characters of code')])
+@pytest.mark.parametrize('content, note', [(b'{', 'not a notebook'), (b'{"nbformat": 4, "cells": []}', ''),
+                                           (b' ' * 5_000_001, 'clear its outputs'),
+    (json.dumps({'nbformat': 4, 'cells': [{'cell_type': 'code', 'source': 'def other(): pass'}]}).encode(),
+     'another set'),
+    (json.dumps({'nbformat': 4, 'cells': [{'cell_type': 'code', 'source': 'x = 1\n' * 100_000}]}).encode(),
+     'characters of code')])
 def test_what_is_no_submission_gets_nothing_and_a_note(judge, tmp_path, content, note):
     (tmp_path / 'x.ipynb').write_bytes(content)
     result = judge.mark(tmp_path / 'x.ipynb')
@@ -410,15 +450,19 @@ def hand_in(folder, small_set, **students):
 
 def test_a_folder_becomes_tables_and_feedback_and_goes_on_where_it_stopped(small_set, tmp_path, monkeypatch):
     sent, out = tmp_path / 'in', tmp_path / 'out'
-    hand_in(sent, small_set, ada=RIGHT['q1'], ben='def double(x): return x', eve='import os\nos.kill(os.getppid(), 9)\nos._exit(0)\ndef double(x): pass', kim=RIGHT['q1'])
+    hand_in(sent, small_set, ada=RIGHT['q1'], ben='def double(x): return x',
+            eve='import os\nos.kill(os.getppid(), 9)\nos._exit(0)\ndef double(x): pass', kim=RIGHT['q1'])
     (sent / 'zoe').mkdir()
     (sent / 'yan.docx').write_text('x')
     rows = marks.grade(small_set, sent, out, SECRET, jobs=1, progress=False)
-    assert {row['student']: row['total'] for row in rows} == {'ada': 100, 'ben': 40, 'eve': 40, 'kim': 100, 'yan': 0, 'zoe': 0}
+    assert {row['student']: row['total'] for row in rows} == {'ada': 100, 'ben': 40, 'eve': 40, 'kim': 100, 'yan': 0,
+                                                              'zoe': 0}
     table = list(csv.reader((out / 'marks_ps9.csv').open()))
-    assert table[0] == ['student', 'set', 'q1', 'q2', 'total', 'notes'] and table[2] == ['ben', 'ps9', '0', '40', '40', '']
+    assert table[0] == ['student', 'set', 'q1', 'q2', 'total', 'notes']
+    assert table[2] == ['ben', 'ps9', '0', '40', '40', '']
     assert table[5][-1] == 'yan.docx is not a notebook' and table[6][-1] == 'no notebook'
-    assert ['kim', 'w1', '3', ''] in list(csv.reader((out / 'written_ps9.csv').open())) and 'I am kim.' in (out / 'written/ps9/w1.md').read_text()
+    assert ['kim', 'w1', '3', ''] in list(csv.reader((out / 'written_ps9.csv').open()))
+    assert 'I am kim.' in (out / 'written/ps9/w1.md').read_text()
     assert list(csv.reader((out / 'leaderboard.csv').open()))[:2] == [['student', 'miou'], ['ada', '0.5']]
     page = (out / 'feedback/ben/ps9.md').read_text()
     assert '40 of 100' in page and '| Twice the numbers | 0 of 30 | values differ |' in page
@@ -435,12 +479,15 @@ def test_a_folder_becomes_tables_and_feedback_and_goes_on_where_it_stopped(small
 
 
 def test_submissions_are_found_where_systems_put_them(tmp_path):
-    for name in ('a/ps1.ipynb', 'b/ps1/ps1.ipynb', 'c/.ipynb_checkpoints/ps1.ipynb', 'c/ps1 (1).ipynb', 'd/x.ipynb', 'd/y.ipynb', 'e.ipynb', 'f_ps1.ipynb', '.hidden/ps1.ipynb'):
+    for name in ('a/ps1.ipynb', 'b/ps1/ps1.ipynb', 'c/.ipynb_checkpoints/ps1.ipynb', 'c/ps1 (1).ipynb', 'd/x.ipynb',
+                 'd/y.ipynb', 'e.ipynb', 'f_ps1.ipynb', '.hidden/ps1.ipynb'):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text('{}')
     (tmp_path / 'g.ipynb').symlink_to('/etc/passwd')
-    found = {item.student: item.path.relative_to(tmp_path).as_posix() if item.path else item.reason for item in marks.find_submissions(tmp_path, 'ps1')}
-    assert found == {'a': 'a/ps1.ipynb', 'b': 'b/ps1/ps1.ipynb', 'c': 'c/ps1 (1).ipynb', 'd': 'several notebooks, none of them ps1.ipynb',
+    found = {item.student: item.path.relative_to(tmp_path).as_posix() if item.path else item.reason
+             for item in marks.find_submissions(tmp_path, 'ps1')}
+    assert found == {'a': 'a/ps1.ipynb', 'b': 'b/ps1/ps1.ipynb',
+                     'c': 'c/ps1 (1).ipynb', 'd': 'several notebooks, none of them ps1.ipynb',
                      'e': 'e.ipynb', 'f': 'f_ps1.ipynb', 'g': 'g.ipynb is not a notebook'}
 
 
@@ -449,23 +496,29 @@ def test_submissions_are_found_where_systems_put_them(tmp_path):
 def test_a_release_holds_no_answer_and_is_the_same_again(small_set, tmp_path):
     path = release.write_release(small_set, tmp_path)
     text = path.read_text()
-    assert path == tmp_path / 'ps9/ps9.ipynb' and 'torch.add' not in text and 'twice' not in text and text.count('NotImplementedError') == 2
+    assert path == tmp_path / 'ps9/ps9.ipynb'
+    assert 'torch.add' not in text
+    assert 'twice' not in text
+    assert text.count('NotImplementedError') == 2
     assert release.write_release(small_set, tmp_path / 'again', run=False).read_bytes() == path.read_bytes()
     notebook = nbformat.reads(text, 4)
     assert [c.metadata.get('deletable') for c in notebook.cells] == [None, *[False] * 6]
-    assert all('checksum' in c.metadata.nbgrader for c in notebook.cells[1:]) and notebook.cells[-1].source == release.ANSWER
+    assert all('checksum' in c.metadata.nbgrader for c in notebook.cells[1:])
+    assert notebook.cells[-1].source == release.ANSWER
 
 
 def test_leaks_are_found(small_set, tmp_path):
     secret = release.secret_lines(small_set)
     assert set(secret) == {'solution q1', 'solution q2', 'solution w1', 'checks.py'}
-    assert release.leaks(secret, 'you may write\n  return  torch.add(x,x, alpha = 1)') == ['solution q1: returntorch.add(x,x,alpha=1)']
+    found = release.leaks(secret, 'you may write\n  return  torch.add(x,x, alpha = 1)')
+    assert found == ['solution q1: returntorch.add(x,x,alpha=1)']
     assert release.leaks(secret, 'import torch\ndef double(x):') == []
     (tmp_path / 'site').mkdir()
     (tmp_path / 'site/page.html').write_text(SET_CHECKS)
     (faults,) = release.prove([small_set], [tmp_path / 'site'])
     assert 'page.html holds ps9 checks.py' in faults and release.prove([small_set], [small_set / 'the.secret']) == []
-    coloured = pygments.highlight(SET_CHECKS, pygments.lexers.PythonLexer(), pygments.formatters.HtmlFormatter(full=True))
+    coloured = pygments.highlight(SET_CHECKS, pygments.lexers.PythonLexer(),
+                                  pygments.formatters.HtmlFormatter(full=True))
     assert not release.leaks(secret, coloured, 3)  # a tag around every word
     (tmp_path / 'site/page.html').write_text(coloured)
     (fault,) = release.prove([small_set], [tmp_path / 'site'])
@@ -489,9 +542,11 @@ def test_set_faults_are_found(small_set, tmp_path):
     faults = '\n'.join(selftest.set_faults(judges.load_set(small_set)))
     assert 'q1: it has 0 wrong solutions' in faults and 'sum' not in faults
     (small_set / 'wrong').mkdir(exist_ok=True)
-    (small_set / 'wrong/q1.py').write_text('# %% thrice | It is multiplied by 3 | 0\ndef double(x):\n    return 3 * x\n\n\n# %% kept | none | 60\ndef double(x):\n    return 2 * x\n')
+    (small_set / 'wrong/q1.py').write_text('# %% thrice | It is multiplied by 3 | 0\ndef double(x):\n    return 3 * '
+                                           'x\n\n\n# %% kept | none | 60\ndef double(x):\n    return 2 * x\n')
     listed = selftest.wrong_solutions(small_set, 'q1')
-    assert [(w.name, w.kept) for w in listed] == [('thrice', 0), ('kept', 60)] and listed[0].source == 'def double(x):\n    return 3 * x'
+    assert [(w.name, w.kept) for w in listed] == [('thrice', 0), ('kept', 60)]
+    assert listed[0].source == 'def double(x):\n    return 3 * x'
     assert "wrong solution 'kept' keeps all points" in '\n'.join(selftest.set_faults(judges.load_set(small_set)))
 
 
@@ -499,16 +554,21 @@ def test_the_self_test_notices_a_wrong_mark(judge, small_set):
     maker = selftest.Maker(judge.set)
     good = selftest.Case('reference', maker.solved(), {'q1': 60, 'q2': 40}, reason='passed')
     assert selftest.mark_case(judge, good) == []
-    told = selftest.mark_case(judge, selftest.Case('wrong', maker.solved(q1='def double(x): return x'), {'q1': 60, 'q2': 40}))
+    told = selftest.mark_case(judge, selftest.Case('wrong', maker.solved(q1='def double(x): return x'),
+                                                   {'q1': 60, 'q2': 40}))
     assert told and 'q1 has 0 points, not 60' in told[0]
     for case in selftest.ordinary_cases(maker): assert selftest.mark_case(judge, case) == [], case.name
 
 
 def test_secrets(tmp_path, capsys):
     path = tmp_path / 'secret'
-    assert course.main(['secret', str(path)]) == 0 and len(judges.read_secret(path)) == 64 and path.stat().st_mode & 0o77 == 0
+    assert course.main(['secret', str(path)]) == 0
+    assert len(judges.read_secret(path)) == 64
+    assert path.stat().st_mode & 0o77 == 0
     before = path.read_bytes()
-    assert course.main(['secret', str(path)]) == 2 and path.read_bytes() == before and 'exists' in capsys.readouterr().err
+    assert course.main(['secret', str(path)]) == 2
+    assert path.read_bytes() == before
+    assert 'exists' in capsys.readouterr().err
     (tmp_path / 'short').write_text('123')
     with pytest.raises(FSSKitError, match='3 bytes'): judges.read_secret(tmp_path / 'short')
     with pytest.raises(FSSKitError, match='make a secret'): judges.read_secret(tmp_path / 'none')

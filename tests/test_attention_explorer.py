@@ -9,8 +9,10 @@ import pytest
 import torch
 from traitlets import TraitError
 
-from fsskit.attention_explorer import (AttentionExplorer, AttentionView, decoder_view, draw_prompt, encoder_view, fssam_readings,
-                                       fssam_view, in_square, Looks, memory_view, prompt_names, read_planes, support_names, Target)
+from fsskit.attention_explorer import (AttentionExplorer,
+                                       AttentionView, decoder_view, draw_prompt, encoder_view, fssam_readings,
+                                       fssam_view, in_square, Looks, memory_view, prompt_names, read_planes,
+                                       support_names, Target)
 from fsskit.backbones import create_backbone
 from fsskit.calibrated_attention import calibrated_attention, Reading, Weights
 from fsskit.fssam import as_features, read_queries
@@ -31,7 +33,8 @@ def rows_of(rows, columns, seed=0):
     return (np.exp(scores) / np.exp(scores).sum(1, keepdims=True)).astype(np.float32)
 
 
-LOOKS = Looks([Target('support', 1, (2, 3)), Target('own memory', 0, (2, 2))], ['class', 'register'], (2, 2), [('pointers', 3)], 'query')
+LOOKS = Looks([Target('support', 1, (2, 3)), Target('own memory', 0, (2, 2))], ['class', 'register'], (2, 2),
+              [('pointers', 3)], 'query')
 PHOTOS = [np.random.default_rng(n).integers(0, 256, (30, 40 + 10 * n, 3), dtype=np.uint8) for n in range(2)]
 
 
@@ -83,7 +86,8 @@ def test_a_state_chooses_a_table_and_a_row(view, tables):
             np.testing.assert_allclose(seen.maps['support'], wanted[:6].reshape(2, 3), atol=view.error + 1e-7)
             np.testing.assert_allclose(seen.maps['own memory'], wanted[6:10].reshape(2, 2), atol=view.error + 1e-7)
             np.testing.assert_allclose(seen.extras['pointers'], wanted[10:], atol=view.error + 1e-7)
-            np.testing.assert_allclose(list(seen.shares.values()), [wanted[:6].sum(), wanted[6:10].sum(), wanted[10:].sum()], atol=1e-6)
+            np.testing.assert_allclose(list(seen.shares.values()),
+                                       [wanted[:6].sum(), wanted[6:10].sum(), wanted[10:].sum()], atol=1e-6)
     assert view.seen(token=0).name == 'class' and view.seen(place=[0.9, 0.1]).name == 'row 1, column 0'
     assert view.error == pytest.approx(max(t.max() for t in tables) / 254, rel=1e-5)
 
@@ -127,8 +131,11 @@ def test_the_figure_shows_the_state(view):
 
 def test_an_encoders_attention(big, backbone):
     view = encoder_view(big, backbone, layers=[1, 4], size=96)
-    assert view.looks.tokens == ['class token'] and view.looks.grid == (6, 6) and view.looks.extras == [('other tokens', 1)]
-    assert view.choices == {'layer': ['layer 1', 'layer 4'], 'head': ['mean of 6 heads', *(f'head {n}' for n in range(6))]}
+    assert view.looks.tokens == ['class token']
+    assert view.looks.grid == (6, 6)
+    assert view.looks.extras == [('other tokens', 1)]
+    assert view.choices == {'layer': ['layer 1', 'layer 4'],
+                            'head': ['mean of 6 heads', *(f'head {n}' for n in range(6))]}
     for number, layer in enumerate((1, 4)):
         with torch.inference_mode():
             exact, _ = backbone.attention(to_tensor(big, 96)[None], layer)
@@ -137,7 +144,8 @@ def test_an_encoders_attention(big, backbone):
             seen = view.seen(place=[0.4, 0.9], choices=[number, head])  # cell (2, 5)
             np.testing.assert_allclose(seen.maps['looked at'].ravel(), weights[1 + 17, 1:], atol=view.error + 1e-6)
             np.testing.assert_allclose(seen.extras['other tokens'], weights[1 + 17, :1], atol=view.error + 1e-6)
-        np.testing.assert_allclose(view.seen(token=0, choices=[number, 0]).maps['looked at'].ravel(), exact[0].mean(0)[0, 1:], atol=view.error + 1e-6)
+        np.testing.assert_allclose(view.seen(token=0, choices=[number, 0]).maps['looked at'].ravel(),
+                                   exact[0].mean(0)[0, 1:], atol=view.error + 1e-6)
     means = encoder_view(big, backbone, layers=[1, 4], size=96, heads=False)
     assert len(means.planes) == 2 and np.array_equal(means.planes[1].weights.values, view.planes[7].weights.values)
 
@@ -150,9 +158,11 @@ def test_encoders_without_attention_or_with_registers(big):
         def attention(self, images, layer):
             return torch.from_numpy(rows_of(2 * 12, 12).reshape(1, 2, 12, 12)), (3, 3)
     view = encoder_view(big, Registers(), size=32)
-    assert view.looks.tokens == ['class token', 'register 1', 'register 2'] and view.looks.extras == [('other tokens', 3)]
+    assert view.looks.tokens == ['class token', 'register 1', 'register 2']
+    assert view.looks.extras == [('other tokens', 3)]
     exact = rows_of(24, 12).reshape(2, 12, 12)
-    np.testing.assert_allclose(view.seen(place=[0.5, 0.5], choices=[0, 2]).maps['looked at'].ravel(), exact[1, 3 + 4, 3:], atol=view.error + 1e-6)
+    np.testing.assert_allclose(view.seen(place=[0.5, 0.5], choices=[0, 2]).maps['looked at'].ravel(),
+                               exact[1, 3 + 4, 3:], atol=view.error + 1e-6)
 
 
 @pytest.fixture(scope='module')
@@ -167,29 +177,35 @@ def sam():
 def test_sams_decoder_attention(big, sam, given, tokens):
     view, image = decoder_view(big, sam, **given), embed_image(sam, big)
     exact = decoder_attention(sam, image, make_prompt(sam, image, **given))
-    assert view.looks.tokens[5:] == tokens and len(view.looks.tokens) == exact[0].shape[2] and view.photos[0].shape == (256, 256, 3)
+    assert view.looks.tokens[5:] == tokens
+    assert len(view.looks.tokens) == exact[0].shape[2]
+    assert view.photos[0].shape == (256, 256, 3)
     for layer in range(3):
         for token in range(len(view.looks.tokens)):
             for head in (0, 3):
                 wanted = exact[layer][0].mean(0)[token] if head == 0 else exact[layer][0, head - 1, token]
-                np.testing.assert_allclose(view.seen(token=token, choices=[layer, head]).maps['looked at'], wanted, atol=view.error + 1e-6)
+                np.testing.assert_allclose(view.seen(token=token, choices=[layer, head]).maps['looked at'], wanted,
+                                           atol=view.error + 1e-6)
 
 
 def test_the_prompt_is_drawn_where_it_is():
     square = in_square(np.zeros((50, 100, 3), np.uint8), SamImage(None, (128, 256), (50, 100)), 256)
     assert (square[:128] == 0).all() and (square[128:] == (124, 116, 104)).all()
-    prompt = Prompt(torch.tensor([[[100., 50], [200., 100]]]), torch.tensor([[1., 0]]), torch.tensor([[20., 10, 60, 90]]))
+    prompt = Prompt(torch.tensor([[[100., 50], [200., 100]]]), torch.tensor([[1., 0]]),
+                    torch.tensor([[20., 10, 60, 90]]))
     drawn = draw_prompt(square, prompt)
     assert tuple(drawn[50, 100]) == (230, 159, 0) and tuple(drawn[100, 200]) == (0, 114, 178)
     assert tuple(drawn[50, 20]) == tuple(drawn[90, 40]) == (230, 159, 0) and tuple(drawn[50, 40]) == (0, 0, 0)
-    assert prompt_names(prompt)[5:] == ['point 1 (object)', 'point 2 (beside)', 'upper left corner', 'lower right corner']
+    assert prompt_names(prompt)[5:] == ['point 1 (object)', 'point 2 (beside)', 'upper left corner',
+                                        'lower right corner']
 
 
 def reading(blocks, pointers, n=4, seed=0):
     """A reading with random weights, before and after."""
     def weights(seed):
         table = torch.from_numpy(rows_of(n, (blocks + 1) * n + pointers, seed))[None]
-        return Weights(table[..., :blocks * n].reshape(1, n, blocks, n), table[..., blocks * n:(blocks + 1) * n], table[..., (blocks + 1) * n:])
+        return Weights(table[..., :blocks * n].reshape(1, n, blocks, n), table[..., blocks * n:(blocks + 1) * n],
+                       table[..., (blocks + 1) * n:])
     return Reading(weights(seed), weights(seed + 1), torch.zeros(1, n, n), torch.zeros(1, n, n))
 
 
@@ -198,7 +214,8 @@ def reading(blocks, pointers, n=4, seed=0):
 def test_memory_attention_by_parts(blocks, supports, names):
     readings = [reading(blocks, 2 * bool(blocks), seed=s) for s in (0, 10)]
     view = memory_view(readings, PHOTOS[0], [PHOTOS[1]] * supports)
-    assert support_names(blocks, supports) == names and view.looks.names == [*names, 'own memory', *['pointers'] * bool(blocks)]
+    assert support_names(blocks, supports) == names
+    assert view.looks.names == [*names, 'own memory', *['pointers'] * bool(blocks)]
     for layer, stage in np.ndindex(2, 2):
         weights = (readings[layer].before, readings[layer].after)[stage]
         seen = view.seen(place=[0.9, 0.1], choices=[layer, stage])  # cell 2
@@ -242,12 +259,15 @@ def test_an_fssams_memory_attention(predictor, big):
     assert view.choices == {'layer': ['layer 0', 'layer 1'], 'calibration': ('before', 'after')}
     for layer in range(2):
         after, before = (view.seen(place=[0.4, 0.9], choices=[layer, n]) for n in (1, 0))  # cell (1, 3) of 4 x 4
-        np.testing.assert_allclose(after.maps['own memory'].ravel(), watch[layer].after.pseudo[0, 7], atol=view.error + 1e-5)
-        np.testing.assert_allclose(after.maps['support 2'].ravel(), watch[layer].after.support[0, 7, 1], atol=view.error + 1e-5)
+        np.testing.assert_allclose(after.maps['own memory'].ravel(), watch[layer].after.pseudo[0, 7],
+                                   atol=view.error + 1e-5)
+        np.testing.assert_allclose(after.maps['support 2'].ravel(), watch[layer].after.support[0, 7, 1],
+                                   atol=view.error + 1e-5)
         assert sum(before.shares.values()) == pytest.approx(1, abs=1e-5)
     first = view.seen(place=[0.4, 0.9], choices=[0, 0])
     parts = np.concatenate([*(m.ravel() for m in first.maps.values()), first.extras['pointers']])
-    np.testing.assert_allclose(parts, stock[0][0, 7], atol=view.error + 1e-5)  # the first layer reads as the package's own
+    np.testing.assert_allclose(parts, stock[0][0, 7], atol=view.error
+                               + 1e-5)  # the first layer reads as the package's own
 
 
 def test_variants_without_calibration_or_without_a_memory_of_the_query(predictor, big):
@@ -274,7 +294,8 @@ def test_the_widget_follows_its_traits(view, big, sam, predictor, backbone, tmp_
     widget = AttentionExplorer(view)
     assert widget.current() == view.state()
     widget.place, widget.choices = [0.9, 0.1], [0, 1]
-    np.testing.assert_array_equal(widget.seen.maps['support'], view.seen(place=[0.9, 0.1], choices=[0, 1]).maps['support'])
+    np.testing.assert_array_equal(widget.seen.maps['support'],
+                                  view.seen(place=[0.9, 0.1], choices=[0, 1]).maps['support'])
     widget.set_state({'token': 1, 'stretch': True})
     assert widget.seen.name == 'register'
     with pytest.raises(TraitError):
@@ -283,10 +304,11 @@ def test_the_widget_follows_its_traits(view, big, sam, predictor, backbone, tmp_
     state = json.loads(re.search(r'id="state">(.*?)</script>', path.read_text(), re.S)[1])
     assert (state['token'], state['choices'], state['opacity']) == (1, [0, 1], 0.4)
     sent = np.frombuffer(base64.b64decode(state['payload']['planes'][1]['values']), np.int8)
-    assert np.array_equal(sent, view.planes[1].weights.values.ravel()) and [p['name'] for p in state['payload']['photos']] == ['query', 'support']
+    assert np.array_equal(sent, view.planes[1].weights.values.ravel())
+    assert [p['name'] for p in state['payload']['photos']] == ['query', 'support']
     assert widget.to_png(tmp_path / 'page.png').stat().st_size > 1000
-    made = [AttentionExplorer.encoder(big, backbone=backbone, layers=[5], size=64), AttentionExplorer.decoder(big, sam, box=[5, 5, 50, 50]),
-            AttentionExplorer.memory(predictor, big)]
+    made = [AttentionExplorer.encoder(big, backbone=backbone, layers=[5], size=64),
+            AttentionExplorer.decoder(big, sam, box=[5, 5, 50, 50]), AttentionExplorer.memory(predictor, big)]
     assert [w.view.looks.grid for w in made] == [(4, 4), None, (4, 4)] and made[1].token == 0
     assert [p['name'] for p in made[0].payload['photos']] == ['photo'] and made[1].payload['grid'] is None
 
@@ -294,7 +316,8 @@ def test_the_widget_follows_its_traits(view, big, sam, predictor, backbone, tmp_
 def test_the_browser_computes_what_python_computes(node, view):  # noqa: F811
     payload = json.loads(json.dumps(view.payload(), default=lambda value: base64.b64encode(value).decode()))
     states = [dict(place=[0.9, 0.1]), dict(token=1), dict(place=[0.1, 0.9], stretch=True)]
-    asked = [view.state() | state | dict(choices=[layer, stage]) for state in states for layer in (0, 2) for stage in (0, 1)]
+    asked = [view.state() | state | dict(choices=[layer, stage]) for state in states for layer in (0, 2)
+             for stage in (0, 1)]
     script = '''import { answer, compared, readLooks } from 'STATIC/attention_explorer.js';
     const data = readLooks(input.payload);
     const found = input.asked.map((state) => {
@@ -307,10 +330,12 @@ def test_the_browser_computes_what_python_computes(node, view):  # noqa: F811
         for part, wanted in zip(got['parts'], (seen.maps | seen.extras).values()):
             np.testing.assert_allclose(part, wanted.ravel(), atol=1e-6)
         np.testing.assert_allclose(got['shares'], list(seen.shares.values()), atol=1e-5)
-        assert got['high'] == pytest.approx(seen.top, abs=1e-6) and [row['option'] for row in got['compared']] == ['before', 'after']
+        assert got['high'] == pytest.approx(seen.top, abs=1e-6)
+        assert [row['option'] for row in got['compared']] == ['before', 'after']
         np.testing.assert_allclose(got['compared'][state['choices'][1]]['shares'], got['shares'], atol=1e-6)
 
 
 def test_the_bundle_is_one_module(node):  # noqa: F811
     code = base64.b64encode(bundle('attention_explorer').encode()).decode()
-    assert node(f"const made = await import('data:text/javascript;base64,{code}');\nconsole.log(JSON.stringify(typeof made.default.render))") == 'function'
+    assert node(f"const made = await import('data:text/javascript;base64,{code}');\nconsole.log(JSON.stringify(typeof "
+                "made.default.render))") == 'function'

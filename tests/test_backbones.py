@@ -377,7 +377,8 @@ def test_files_that_are_wrong_in_one_way(tmp_path, monkeypatch):
     (tmp_path / 'folder.pth').mkdir()
     wanted = {'cut.safetensors': 'not a whole', 'empty.safetensors': 'not a whole', 'text.safetensors': 'not a whole',
               'cut.pth': 'damaged', 'empty.pt': 'damaged', 'weights.bin': "not '.bin'",
-              'missing.pth': 'no such weight file', 'folder.pth': 'no such weight file', **{f'other{n}.pth': 'no state dict' for n in range(4)}}
+              'missing.pth': 'no such weight file', 'folder.pth': 'no such weight file',
+              **{f'other{n}.pth': 'no state dict' for n in range(4)}}
     for name, says in wanted.items():
         with pytest.raises(FSSKitError, match=f'{name}.*{says}') as caught:
             B.read_weights(tmp_path / name)

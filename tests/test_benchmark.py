@@ -14,7 +14,8 @@ from torch import nn
 from fsskit import benchmark as module
 from fsskit.backbones import create_backbone
 from fsskit.benchmark import (at, benchmark_table, BENCHMARKS, check_results, Contestant, correlation_tasks,
-                              encoder_tasks, gigaflops, largest_difference, marked_photos, model_tasks, peak_gb, pivot_tasks,
+                              encoder_tasks, gigaflops,
+                              largest_difference, marked_photos, model_tasks, peak_gb, pivot_tasks,
                               plain_blocks, plain_center_pivot, plain_correlation, processor, race, random_episodes,
                               row_of, run_benchmark, seconds_of, support_tasks, take_turns, Task, times_as_fast,
                               timm_twin, token_distance, training_tasks)
@@ -26,7 +27,8 @@ from fsskit.training import limited_threads
 
 TINY = {'correlation': dict(grids=((3, 4),), layers=2), 'center_pivot': dict(grids=(4,), layers=2, widths=(4, 8)),
         'training': dict(networks=((2, (4, 8), 3),), side=4, batch=2),
-        'encoder': dict(size=28, depth=1, embed_dim=12, num_heads=2), 'support': dict(shots=2, queries=3, input_size=32)}
+        'encoder': dict(size=28, depth=1, embed_dim=12, num_heads=2),
+        'support': dict(shots=2, queries=3, input_size=32)}
 
 
 @pytest.fixture(scope='module', autouse=True)
@@ -45,7 +47,8 @@ def test_plain_correlation_is_the_formula():
     assert volume.shape == (2, 2, 2, 3, 4, 2)
     for b, l, y, x, v, u in np.ndindex(*volume.shape):
         q, s = query[l][b, :, y, x], support[l][b, :, v, u]
-        assert volume[b, l, y, x, v, u].item() == pytest.approx(max(0, float(q @ s / ((q.norm() + .1) * (s.norm() + .1)))))
+        assert volume[b, l, y, x, v, u].item() == pytest.approx(max(0,
+                                                                    float(q @ s / ((q.norm() + .1) * (s.norm() + .1)))))
 
 
 @pytest.mark.parametrize('stride', [1, 2, (2, 3)])
@@ -57,7 +60,8 @@ def test_plain_center_pivot_is_one_small_convolution_at_every_place(stride):
         for y, x, v, u in np.ndindex(*out.shape[2:]):
             sv, su = v * conv.stride[0], u * conv.stride[1]
             around_query = F.conv2d(volume[..., sv, su], conv.query.weight, conv.query.bias, padding=1)[..., y, x]
-            around_support = F.conv2d(volume[:, :, y, x], conv.support.weight, conv.support.bias, padding=1)[..., sv, su]
+            around_support = F.conv2d(volume[:, :, y, x], conv.support.weight, conv.support.bias,
+                                      padding=1)[..., sv, su]
             assert torch.allclose(out[:, :, y, x, v, u], around_query + around_support)
 
 
@@ -136,10 +140,12 @@ def test_the_quotient_is_that_of_the_same_round():
 
 
 def test_a_row_has_two_rivals():
-    ways = [Contestant('plain fp32', None), Contestant('plain medium', None, .1), Contestant('ours', None, .2, 'plain medium')]
+    ways = [Contestant('plain fp32', None), Contestant('plain medium', None, .1),
+            Contestant('ours', None, .2, 'plain medium')]
     seconds = {'plain fp32': [.4, .6, .8], 'plain medium': [.3, .3, .3], 'ours': [.2, .1, .4]}
     row = row_of(Task('t', ways), ways[2], seconds, .05)
-    assert row == {'what': 't', 'who': 'ours', 'peer': 'plain fp32', 'median_ms': pytest.approx(200), 'best_ms': pytest.approx(100),
+    assert row == {'what': 't', 'who': 'ours', 'peer': 'plain fp32',
+                   'median_ms': pytest.approx(200), 'best_ms': pytest.approx(100),
                    'n': 3, 'distance': .05, 'limit': .2, 'ratio': pytest.approx({'median': 2, 'low': 2, 'high': 4}),
                    'equal': pytest.approx({'median': 1.5, 'low': 1.125, 'high': 2.25})}
     first, second = (row_of(Task('t', ways), way, seconds) for way in ways[:2])
@@ -152,9 +158,11 @@ def test_a_race_checks_then_takes_turns():
     def count(name):
         def call(): calls.append(name); return torch.ones(1)
         return call
-    rows = race(Task('t', [Contestant('a', count('a')), Contestant('b', count('b'))], largest_difference), 3, progress=False)
+    rows = race(Task('t', [Contestant('a', count('a')), Contestant('b', count('b'))], largest_difference), 3,
+                progress=False)
     assert ''.join(calls) == 'ab' 'ab' 'ba' 'ab' and [row['n'] for row in rows] == [3, 3]
-    assert all(len(row['probe_gflops']) == 2 and min(row['probe_gflops']) > 0 for row in rows) and rows[1]['distance'] == 0
+    assert all(len(row['probe_gflops']) == 2 and min(row['probe_gflops']) > 0 for row in rows)
+    assert rows[1]['distance'] == 0
 
 
 def test_the_probe_divides_operations_by_time(monkeypatch):
@@ -177,8 +185,9 @@ def test_calls_in_a_precision(mode, allowed):
 def test_correlation_tasks_have_equals():
     first, second = correlation_tasks(((2, 3), (3, 5)), layers=2)
     assert [(c.name, c.equal) for c in first.contestants] == [('plain fp32', ''), ('ours fp32', 'plain fp32'),
-                                                             ('plain medium', ''), ('ours medium', 'plain medium')]
-    assert first.contestants[0].run().shape == (1, 2, 2, 2, 2, 2) and second.contestants[1].run().shape == (1, 2, 3, 3, 3, 3)
+                                                              ('plain medium', ''), ('ours medium', 'plain medium')]
+    assert first.contestants[0].run().shape == (1, 2, 2, 2, 2, 2)
+    assert second.contestants[1].run().shape == (1, 2, 3, 3, 3, 3)
     assert check_results(second)['ours fp32'] < 1e-6 and '3 x 3, 5 channels' in second.what
 
 
@@ -190,7 +199,8 @@ def test_the_published_sizes_are_the_default():
 
 def test_pivot_and_training_tasks_agree_with_the_plain_way():
     squeeze, mix = pivot_tasks(**TINY['center_pivot'])
-    assert squeeze.contestants[1].run().shape == (1, 8, 4, 4, 1, 1) and mix.contestants[0].run().shape == (1, 8, 4, 4, 4, 4)
+    assert squeeze.contestants[1].run().shape == (1, 8, 4, 4, 1, 1)
+    assert mix.contestants[0].run().shape == (1, 8, 4, 4, 4, 4)
     tasks = [squeeze, mix, *training_tasks(((2, (4, 8), 3), (3, (4,), 5)), side=4, batch=2)]
     assert all(check_results(task)['ours'] < 1e-5 for task in tasks)
     net_weights = sum(p.numel() for p in module.CorrelationNet(3, (4,)).parameters())
@@ -199,7 +209,8 @@ def test_pivot_and_training_tasks_agree_with_the_plain_way():
 
 def test_encoder_task_has_three_precisions():
     (task,) = encoder_tasks(('dinov2_vits14',), **TINY['encoder'])
-    assert [c.name for c in task.contestants] == [f'{who} {mode}' for mode in ('fp32', 'medium', 'bf16') for who in ('timm', 'ours')]
+    assert [c.name for c in task.contestants] == [f'{who} {mode}' for mode in ('fp32', 'medium', 'bf16')
+                                                  for who in ('timm', 'ours')]
     distances = check_results(task)
     assert distances['ours fp32'] < 1e-6 and 1e-9 < distances['ours bf16'] < 2e-2
     assert [c.limit for c in task.contestants] == [1e-5, 1e-5, 1e-5, 1e-5, 2e-2, 2e-2]
@@ -253,7 +264,8 @@ class Learner(TrainableModel):
 def test_random_episodes_are_the_photos_features():
     model = Learner()
     batch, photos, masks = random_episodes(model, 2)
-    assert torch.equal(batch.query[0], F.avg_pool2d(photos[:2], 2)) and torch.equal(batch.support[0][:, 0], F.avg_pool2d(photos[2:], 2))
+    assert torch.equal(batch.query[0], F.avg_pool2d(photos[:2], 2))
+    assert torch.equal(batch.support[0][:, 0], F.avg_pool2d(photos[2:], 2))
     assert torch.equal(batch.target, masks[:2]) and torch.equal(batch.support_masks, masks[2:, None])
 
 
@@ -298,7 +310,8 @@ def test_runs_repeat_and_leave_no_trace(monkeypatch):
 
 
 def test_what_is_refused():
-    with pytest.raises(FSSKitError, match="no benchmark 'speed': choose correlation, center_pivot"): run_benchmark('speed')
+    with pytest.raises(FSSKitError, match="no benchmark 'speed': choose correlation, center_pivot"):
+        run_benchmark('speed')
     with pytest.raises(FSSKitError, match='repeats=0: give at least 1'): run_benchmark('correlation', repeats=0)
 
 

@@ -34,7 +34,8 @@ GRID, OPACITY = (20, 20), 0.8
 
 @pytest.fixture(scope='module')
 def browser():
-    pytest.importorskip('playwright', reason='the package playwright is not installed: widgets are not driven in a browser')
+    pytest.importorskip('playwright', reason='the package playwright is not installed: widgets are not driven in a '
+                        'browser')
     program = find_chromium()
     if not program:
         pytest.skip('chromium is not installed (Debian: apt-get install chromium): widgets are not driven in a browser')
@@ -204,7 +205,8 @@ def test_from_mouse_to_picture_in_less_than_50_ms(page, photos, tmp_path, record
     path = largest.to_html(tmp_path / 'large.html')
     assert largest.layers[0].grids[0] == (37, 37) and len(largest.layers) == 12 and path.stat().st_size < 15_000_000
     page.goto(path.as_uri())
-    for plane, quantile in ((11, 0.5), (12, 0.25)):  # one layer; the mean of twelve, where a busy machine may be late now and then
+    # one layer; the mean of twelve, where a busy machine may be late now and then
+    for plane, quantile in ((11, 0.5), (12, 0.25)):
         page.get_by_label('layer').fill(str(plane))
         page.wait_for_timeout(300)
         times = measure(page, (37, 37), moves=40)
@@ -284,7 +286,8 @@ def quiet_settings(folder: Path) -> dict[str, str]:
     news = {'disabledExtensions': {'@jupyterlab/apputils-extension:announcements': True}}
     (config / 'page_config.json').write_text(json.dumps(news))
     places = {name: str(folder / name.lower()) for name in
-              ('JUPYTER_DATA_DIR', 'JUPYTER_RUNTIME_DIR', 'JUPYTERLAB_SETTINGS_DIR', 'JUPYTERLAB_WORKSPACES_DIR', 'IPYTHONDIR')}
+              ('JUPYTER_DATA_DIR', 'JUPYTER_RUNTIME_DIR', 'JUPYTERLAB_SETTINGS_DIR', 'JUPYTERLAB_WORKSPACES_DIR',
+               'IPYTHONDIR')}
     kept = {name: value for name, value in os.environ.items() if not name.startswith(('COV_', 'COVERAGE_', 'PYTEST'))}
     return kept | places | {'JUPYTER_CONFIG_DIR': str(folder / 'config'), 'JUPYTER_PREFER_ENV_PATH': '1'}
 
@@ -299,7 +302,8 @@ def lab(browser, tmp_path_factory):
     notebook = nbformat.v4.new_notebook(cells=cells, metadata={'kernelspec': kernel})
     nbformat.write(notebook, folder / 'work' / 'widgets.ipynb')
     port, log = free_port(), open(folder / 'log.txt', 'w')
-    command = [sys.executable, '-m', 'jupyterlab', '--no-browser', '--expose-app-in-browser', f'--ServerApp.port={port}',
+    command = [sys.executable, '-m', 'jupyterlab',
+               '--no-browser', '--expose-app-in-browser', f'--ServerApp.port={port}',
                '--ServerApp.ip=127.0.0.1', '--IdentityProvider.token=', '--ServerApp.password=', '--allow-root',
                f'--ServerApp.root_dir={folder / "work"}']
     server = subprocess.Popen(command, env=quiet_settings(folder), stdout=log, stderr=log, cwd=folder)
@@ -450,7 +454,8 @@ looks''']
 @pytest.fixture(scope='module')
 def pairs():
     support, query = (scene(5, number, 320, 0) for number in (0, 1))
-    return correlation_view(support.image, query.image, support.mask(5), backbone='rgb', size=160, after=torch.nn.Identity())
+    return correlation_view(support.image, query.image, support.mask(5), backbone='rgb', size=160,
+                            after=torch.nn.Identity())
 
 
 def colours_of(values, low, high, table) -> np.ndarray:
@@ -510,8 +515,10 @@ def test_these_two_answer_in_less_than_50_ms_on_37_x_37_cells_too(page, photos, 
     cells, draw = 37 * 37, np.random.default_rng(0)
     table = make_table('random', draw.random((37, 37, 37, 37), dtype=np.float32))
     looks = Looks([Target('looked at', 0, (37, 37))], grid=(37, 37))
-    views = {'correlation': CorrelationView(photos, [table], None, {'signed': draw.normal(size=cells).astype(np.float32)}),
-             'attention': AttentionView(photos[:1], looks, {'layer': ['0']}, [draw.random((cells, cells), dtype=np.float32)])}
+    views = {'correlation': CorrelationView(photos, [table], None,
+                                            {'signed': draw.normal(size=cells).astype(np.float32)}),
+             'attention': AttentionView(photos[:1], looks, {'layer': ['0']},
+                                        [draw.random((cells, cells), dtype=np.float32)])}
     for name, view in views.items():
         page.goto(view.to_html(tmp_path / f'{name}.html').as_uri())
         page.wait_for_timeout(500)
@@ -551,7 +558,8 @@ def test_lab_correlation_mouse_keyboard_and_kernel(explorers, pairs):
     query = (np.array(divmod(int(column.argmax()), 20)) + 0.5) / 20
     assert_pairs(pairs, panels, query=query, support=support, contrast='signed')
     wait_for_kernel(explorers, '[pairs.contrast, pairs.pinned]', ['signed', True])
-    assert kernel_says(explorers, '[*pairs.query, *pairs.support]') == pytest.approx([*query, *support]) and cells_of(explorers) == before
+    assert kernel_says(explorers, '[*pairs.query, *pairs.support]') == pytest.approx([*query, *support])
+    assert cells_of(explorers) == before
     kernel_says(explorers, '[setattr(pairs, "contrast", "whole"), setattr(pairs, "stage", "after")]')
     assert_pairs(pairs, panels, query=query, support=support, stage='after')
 
@@ -567,7 +575,8 @@ def test_lab_attention_mouse_keyboard_and_kernel(explorers):
 
     hover(explorers, source, [0.325, 0.575])
     assert_looks(place=[0.325, 0.575])
-    wait_for_kernel(explorers, '[round(v, 2) for v in looks.place]', [pytest.approx(v, abs=0.02) for v in (0.325, 0.575)])
+    wait_for_kernel(explorers, '[round(v, 2) for v in looks.place]',
+                    [pytest.approx(v, abs=0.02) for v in (0.325, 0.575)])
     before = cells_of(explorers)
     source.focus()
     for key in ('ArrowLeft', '[', '.', '.', 'Enter', 'a'):

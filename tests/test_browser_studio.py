@@ -30,7 +30,8 @@ def walk():
     photo[:, :120] = 90
     maps = [np.arange(24, dtype=np.float32).reshape(GRID) * factor for factor in (1, 2)]
     cells = np.random.default_rng(0).integers(0, 256, (*GRID, 3), dtype=np.uint8)
-    return StepsView([Step('first', [Panel('map', photo, maps[0])]), Step('second', [Panel('map', photo, maps[1]), Panel('cells', photo, cells=cells)])])
+    return StepsView([Step('first', [Panel('map', photo, maps[0])]),
+                      Step('second', [Panel('map', photo, maps[1]), Panel('cells', photo, cells=cells)])])
 
 
 def middles(pixels: np.ndarray) -> np.ndarray:
@@ -92,7 +93,8 @@ def desk(browser, tmp_path_factory):  # noqa: F811
     """The studio's page, as the command opens it, with two photos of which none is marked."""
     folder = tmp_path_factory.mktemp('studio')
     files = [folder / 'one.png', folder / 'two.png', folder / 'three.png']
-    for n, (file, boxes) in enumerate(zip(files, ([(60, 100, 140, 200)], [(20, 30, 100, 120), (120, 200, 190, 290)], [(5, 5, 90, 90)]))):
+    for n, (file, boxes) in enumerate(zip(files, ([(60, 100, 140, 200)], [(20, 30, 100, 120), (120, 200, 190, 290)],
+                                                  [(5, 5, 90, 90)]))):
         Image.fromarray(box_photo(n, boxes)).save(file)
     with studio_server(files[:2], None, False, folder / 'results') as (_, address):
         page = browser.new_page(viewport={'width': 1200, 'height': 1700})  # noqa: F811
@@ -140,8 +142,10 @@ def test_the_studio_runs_and_its_result_is_that_of_the_kernel(desk):
     wait_for_kernel(desk, 'studio.controls.backbone.value', 'rgb')
     desk.get_by_role('button', name='run', exact=True).click()
     said(desk, '1 photo segmented')
-    mask = np.asarray(Image.open(io.BytesIO(base64.b64decode(kernel_says(desk, '__import__("base64").b64encode((lambda b: '
-        '(__import__("PIL.Image").Image.fromarray(studio.desk.sheets[1].answer.mask * 255).save(b, "PNG"), b.getvalue())[1])'
+    mask = np.asarray(Image.open(io.BytesIO(base64.b64decode(kernel_says(desk,
+                                                                         '__import__("base64").b64encode((lambda b: '
+        '(__import__("PIL.Image").Image.fromarray(studio.desk.sheets[1].answer.mask * 255).save(b, "PNG"), '
+                                                                         'b.getvalue())[1])'
         '(__import__("io").BytesIO())).decode()'))))) > 127
     truth = box_photo(1, [(20, 30, 100, 120), (120, 200, 190, 290)])[..., 0] > 150
     assert (mask & truth).sum() / (mask | truth).sum() > .7
@@ -163,7 +167,8 @@ def test_the_studio_runs_and_its_result_is_that_of_the_kernel(desk):
     digits = kernel_says(desk, 'studio.stage.children[0].payload["steps"][0]["panels"][2]["digits"]')
     assert_text(stage.locator('output'), f'score (object above 0) {value:.{digits}f}')
     assert value > 0
-    wait_for_kernel(desk, '[round(v, 2) for v in studio.stage.children[0].place]', [pytest.approx(.3, abs=.02), pytest.approx(.25, abs=.02)])
+    wait_for_kernel(desk, '[round(v, 2) for v in studio.stage.children[0].place]',
+                    [pytest.approx(.3, abs=.02), pytest.approx(.25, abs=.02)])
 
 
 def test_the_studio_looks_behind_and_saves(desk):

@@ -54,11 +54,13 @@ def model():
 @pytest.fixture(scope='module')
 def scene(model):
     """Features of 2 queries, 3 supports of each, a guess, and the supports' masks (2, 3, 64, 64)."""
-    images, masks = torch.from_numpy(np.random.default_rng(0).random((8, 3, 64, 64)).astype(np.float32)), blobs(2, 3, 64, 64)
+    images, masks = torch.from_numpy(np.random.default_rng(0).random((8, 3, 64,
+                                                                      64)).astype(np.float32)), blobs(2, 3, 64, 64)
     with torch.no_grad():
         query = image_features(model, images[:2])
         supports = [memory_of(model, images[2 + 2 * k:4 + 2 * k], masks[:, k]) for k in range(3)]
-        pseudo = encode_memory(model, query, torch.from_numpy(np.random.default_rng(1).random((2, 64, 64)).astype(np.float32)))
+        pseudo = encode_memory(model, query,
+                               torch.from_numpy(np.random.default_rng(1).random((2, 64, 64)).astype(np.float32)))
     supports = [s._replace(pointer=50 * s.pointer, features=3 * s.features) for s in supports]
     return query, supports, pseudo, masks
 
@@ -78,7 +80,8 @@ class TestAgreement:
         pseudo, supports, masks = draw(2, 12, 5), draw(2, 3, 12, 5, seed=1), A.grid_masks(blobs(2, 3, 3, 4), (3, 4))
         found = A.key_agreement(pseudo, supports, masks, how)
         for b in range(2):
-            each = [slow_cosines(pseudo[b].numpy(), s.numpy(), m.flatten().numpy()) for s, m in zip(supports[b], masks[b])]
+            each = [slow_cosines(pseudo[b].numpy(), s.numpy(), m.flatten().numpy())
+                    for s, m in zip(supports[b], masks[b])]
             wanted = np.mean([slow_stretch(x) for x in each], 0) if how == 'each' else slow_stretch(np.mean(each, 0))
             assert np.allclose(found[b], wanted, atol=1e-5)
 
@@ -163,8 +166,10 @@ class TestBlocks:
     def test_whose_agreement(self):
         keys, masks = draw(1, 3 * 12 + 2, 5), A.grid_masks(blobs(1, 2, 3, 4), (3, 4))
         blocks = keys[:, :36].unflatten(1, (3, 12))
-        assert torch.equal(A.sequence_agreement(keys, masks, 'each'), A.key_agreement(blocks[:, 2], blocks[:, :2], masks, 'each'))
-        assert torch.equal(A.sequence_agreement(keys, masks, 'released'), A.key_agreement(blocks[:, 1], blocks[:, :1], masks[:, :1]))
+        assert torch.equal(A.sequence_agreement(keys, masks, 'each'),
+                           A.key_agreement(blocks[:, 2], blocks[:, :2], masks, 'each'))
+        assert torch.equal(A.sequence_agreement(keys, masks, 'released'),
+                           A.key_agreement(blocks[:, 1], blocks[:, :1], masks[:, :1]))
 
     def test_split(self):
         weights = torch.rand(2, 4, 3 * 4 + 3)
@@ -251,10 +256,12 @@ class TestInSam2:
         query, supports, pseudo, masks = scene
         for k in (1, 2, 3):
             watched = []
-            with torch.no_grad(): A.calibrated_attention(model, query, supports[:k], pseudo, masks[:, :k], watch=watched)
+            with torch.no_grad():
+                A.calibrated_attention(model, query, supports[:k], pseudo, masks[:, :k], watch=watched)
             for r in watched:
                 assert -10 <= r.bias.min() < -1 and r.bias.max() == 0 and r.after.support.shape == (2, N, k, N)
-                ratio = torch.cat([(r.after.support / r.before.support).flatten(2), r.after.pointers / r.before.pointers], 2)
+                ratio = torch.cat([(r.after.support / r.before.support).flatten(2),
+                                   r.after.pointers / r.before.pointers], 2)
                 assert torch.allclose(ratio, ratio[:, :, :1].expand_as(ratio), rtol=1e-3)  # scores untouched
                 assert torch.allclose((r.after.pseudo / r.before.pseudo / ratio[:, :, :1]).log(), r.bias, atol=1e-2)
 
@@ -295,8 +302,8 @@ class TestInSam2:
 
 class TestErrors:
     @pytest.mark.parametrize('options, words', [
-        (dict(alpha=-1.), 'alpha of at least 0'), (dict(alpha=math.nan), 'alpha of at least 0'), (dict(alpha=math.inf), 'alpha'),
-        (dict(support_blocks='one'), 'support_blocks'), (dict(shots='two'), 'shots'),
+        (dict(alpha=-1.), 'alpha of at least 0'), (dict(alpha=math.nan), 'alpha of at least 0'),
+        (dict(alpha=math.inf), 'alpha'), (dict(support_blocks='one'), 'support_blocks'), (dict(shots='two'), 'shots'),
         (dict(shots='released', support_blocks='mean'), "biases a support's block"),
         (dict(shots='released', keep_support_values=False), "biases a support's block")])
     def test_settings(self, options, words):
@@ -304,5 +311,6 @@ class TestErrors:
 
     def test_masks(self, model, scene):
         query, supports, pseudo, masks = scene
-        for wrong, words in ((masks[:1], 'support masks'), (masks[:, 0], 'support masks'), (masks[:, :2], 'blocks of 16 places')):
+        for wrong, words in ((masks[:1], 'support masks'), (masks[:, 0], 'support masks'),
+                             (masks[:, :2], 'blocks of 16 places')):
             with pytest.raises(FSSKitError, match=words): A.calibrated_attention(model, query, supports, pseudo, wrong)

@@ -69,8 +69,10 @@ def test_segment_writes_mask_picture_and_table(photos):
     result = run('segment', '--support', photos/'a.png', '--mask', photos/'a_m.png', '--query', photos/'b.png',
                  '--query', photos/'c.png', '--out', out, '--backbone', 'rgb')
     assert result.exit_code == 0, result.output
-    assert sorted(p.name for p in out.iterdir()) == ['b_mask.png', 'b_overview.png', 'c_mask.png', 'c_overview.png', 'results.csv']
-    predictor = FewShotPredictor(small_model('dense_match', 'rgb', 'embedded')).set_support(photos/'a.png', photos/'a_m.png')
+    assert sorted(p.name for p in out.iterdir()) == ['b_mask.png', 'b_overview.png', 'c_mask.png', 'c_overview.png',
+                                                     'results.csv']
+    predictor = FewShotPredictor(small_model('dense_match', 'rgb',
+                                             'embedded')).set_support(photos/'a.png', photos/'a_m.png')
     expected = predictor.predict(photos/'b.png').mask
     written = np.asarray(Image.open(out/'b_mask.png'))
     assert np.array_equal(written, expected * 255)
@@ -80,7 +82,8 @@ def test_segment_writes_mask_picture_and_table(photos):
     assert [r['query'] for r in rows] == [str(photos/'b.png'), str(photos/'c.png')]
     assert rows[0]['foreground_percent'] == f'{expected.mean() * 100:.1f}' and float(rows[0]['seconds']) > 0
     assert (rows[0]['width'], rows[0]['height']) == ('60', '48')
-    assert result.stdout.splitlines()[0].split() == ['query', 'width', 'height', 'foreground_percent', 'seconds', 'mask', 'picture']
+    assert result.stdout.splitlines()[0].split() == ['query', 'width', 'height', 'foreground_percent', 'seconds',
+                                                     'mask', 'picture']
     assert len(result.stdout.splitlines()) == 3 and 'results.csv are in' in result.stderr
 
 
@@ -88,9 +91,10 @@ def test_segment_shots_model_and_label(photos):
     label = Image.fromarray((np.asarray(Image.open(photos/'a_m.png')) > 0).astype(np.uint8) * 5)
     label.save(photos/'a_l.png')
     Image.fromarray((np.asarray(Image.open(photos/'b_m.png')) > 0).astype(np.uint8) * 5).save(photos/'b_l.png')
-    result = run('segment', '--support', photos/'a.png', '--mask', photos/'a_l.png', '--support', photos/'b.png', '--mask',
-                 photos/'b_l.png', '--query', photos/'c.png', '--out', photos/'o', '--backbone', 'rgb', '--model', 'prototype',
-                 '--mask-encoding', 'voc', '--label', 5)
+    result = run('segment', '--support', photos/'a.png',
+                 '--mask', photos/'a_l.png', '--support', photos/'b.png', '--mask',
+                 photos/'b_l.png', '--query', photos/'c.png', '--out', photos/'o', '--backbone', 'rgb', '--model',
+                 'prototype', '--mask-encoding', 'voc', '--label', 5)
     assert result.exit_code == 0 and '2 support' in result.stderr
     predictor = FewShotPredictor(small_model('prototype', 'rgb', 'embedded'))
     predictor.set_support([photos/'a.png', photos/'b.png'], [photos/'a_m.png', photos/'b_m.png'])
@@ -115,15 +119,16 @@ def test_segment_never_replaces_its_input(photos):
     (photos/'q_mask.png').write_bytes((photos/'a_m.png').read_bytes())
     (photos/'q.png').write_bytes((photos/'b.png').read_bytes())
     before = (photos/'q_mask.png').read_bytes()
-    result = run('segment', '--support', photos/'a.png', '--mask', photos/'q_mask.png', '--query', photos/'q.png', '--out',
-                 photos, '--backbone', 'rgb')
+    result = run('segment', '--support', photos/'a.png', '--mask', photos/'q_mask.png', '--query', photos/'q.png',
+                 '--out', photos, '--backbone', 'rgb')
     assert result.exit_code == 2 and 'would replace' in result.stderr and (photos/'q_mask.png').read_bytes() == before
 
 
 @pytest.mark.parametrize('words, message', [
     (['--support', 'a.png', '--mask', 'missing.png', '--query', 'b.png'], "missing.png' does not exist"),
     (['--support', 'a.png', '--mask', 'a_m.png', '--query', 'a_m.txt'], 'does not exist'),
-    (['--support', 'a.png', '--mask', 'a_m.png', '--support', 'b.png', '--query', 'b.png'], '2 support photos and 1 masks'),
+    (['--support', 'a.png', '--mask', 'a_m.png', '--support', 'b.png', '--query', 'b.png'],
+     '2 support photos and 1 masks'),
     (['--support', 'a.png', '--mask', 'a_m.png', '--query', 'b.png', '--model', 'x'], "no model 'x'"),
     (['--support', 'a.png', '--mask', 'a_m.png', '--query', 'b.png', '--weights', 'hub'], "'rgb' has no weights"),
 ])
@@ -138,14 +143,16 @@ def test_bad_input_is_one_line(photos, monkeypatch, words, message):
 
 def test_evaluate(classes, tmp_path):
     path, listed = tmp_path/'r.json', tmp_path/'e.jsonl'
-    result = run('evaluate', '--model', 'prototype', '--data', f'folder:{classes}', '--backbone', 'rgb', '--episodes', 6,
-                 '--shots', 3, '--seed', 4, '--json', path, '--no-cache', '--episodes-file', listed, '--no-progress')
+    result = run('evaluate', '--model', 'prototype', '--data', f'folder:{classes}', '--backbone', 'rgb', '--episodes',
+                 6, '--shots', 3, '--seed', 4, '--json', path, '--no-cache', '--episodes-file', listed, '--no-progress')
     assert result.exit_code == 0, result.output
     measured = load_result(path)
     assert result.stdout.splitlines()[-1] == str(measured)
     assert measured.episodes == 6 and list(measured.per_class) == ['orange'] and measured.skipped_classes == {'blue': 3}
     assert 'left out, too few photos: blue (3)' in result.stderr
-    assert measured.protocol['seed'] == 4 and measured.protocol['shots'] == 3 and measured.protocol['model'] == 'prototype'
+    assert measured.protocol['seed'] == 4
+    assert measured.protocol['shots'] == 3
+    assert measured.protocol['model'] == 'prototype'
     episodes, header = read_episodes(listed)
     assert len(episodes) == 6 and header['seed'] == 4
     from fsskit.evaluation import list_hash
@@ -164,27 +171,32 @@ def test_evaluate_defaults(classes, monkeypatch):
     monkeypatch.setattr(cli, 'feature_cache', lambda wanted: wanted)
     assert run('evaluate', '--model', 'dense_match', '--data', f'folder:{classes}').exit_code == 2
     assert seen['model'] == ('dense_match', 'embedded', 'embedded', {}) and seen['dataset'].class_ids == [0, 1]
-    assert [seen[k] for k in ('shots', 'episodes', 'seed', 'min_photos', 'score_size', 'cache', 'json', 'allow_seen', 'part')] == \
+    assert [seen[k] for k in ('shots', 'episodes', 'seed', 'min_photos', 'score_size', 'cache', 'json', 'allow_seen',
+                              'part')] == \
         [1, 1000, 0, None, 'original', True, None, False, (0, 1)]
-    run('evaluate', '--model', 'dense_match', '--data', f'folder:{classes}', '--head', 'h', '--option', 'topk=3', '--allow-seen', '--part', '1/4')
+    run('evaluate', '--model', 'dense_match', '--data', f'folder:{classes}', '--head', 'h', '--option', 'topk=3',
+        '--allow-seen', '--part', '1/4')
     assert seen['model'][3] == {'head': 'h', 'topk': 3} and seen['allow_seen'] and seen['part'] == (1, 4)
 
 
 def test_random_weights(monkeypatch):
     monkeypatch.setattr('fsskit.predictor.create_model', lambda *words, **names: (*words, names))
-    assert MAKE_MODEL('m', 'b', 'random') == ('m', 'b', None, {}) and MAKE_MODEL('m', 'b', 'x', k=1) == ('m', 'b', 'x', {'k': 1})
+    assert MAKE_MODEL('m', 'b', 'random') == ('m', 'b', None, {})
+    assert MAKE_MODEL('m', 'b', 'x', k=1) == ('m', 'b', 'x', {'k': 1})
 
 
 def test_settings_of_a_model():
     assert cli.model_settings(None) == {} and cli.model_settings([], head='none', variant=None) == {'head': None}
-    assert cli.model_settings(['a=1', 'b=x=y', 'c=[1, 2]', 'd=', 'e=true', 'a=2.5', 'f=null'], head='h.safetensors') == \
+    assert cli.model_settings(['a=1', 'b=x=y', 'c=[1, 2]', 'd=', 'e=true', 'a=2.5', 'f=null'],
+                              head='h.safetensors') == \
         {'head': 'h.safetensors', 'a': 2.5, 'b': 'x=y', 'c': [1, 2], 'd': '', 'e': True, 'f': None}
     for wrong in ('topk', '=3', 'top-k=3'):
         with pytest.raises(FSSKitError, match='write NAME=VALUE'): cli.model_settings([wrong])
 
 
 def test_settings_reach_the_model(classes, tmp_path):
-    words = ('evaluate', '--model', 'dense_match', '--data', f'folder:{classes}', '--backbone', 'rgb', '--episodes', 1, '--no-cache', '--no-progress')
+    words = ('evaluate', '--model', 'dense_match', '--data', f'folder:{classes}', '--backbone', 'rgb', '--episodes', 1,
+             '--no-cache', '--no-progress')
     assert run(*words, '--option', 'topk=2', '--json', tmp_path/'r.json').exit_code == 0
     assert load_result(tmp_path/'r.json').protocol['topk'] == 2
     result = run(*words, '--option', 'magic=2')
@@ -192,7 +204,8 @@ def test_settings_reach_the_model(classes, tmp_path):
 
 
 def test_parts_are_joined(classes, tmp_path):
-    words = ('evaluate', '--model', 'prototype', '--data', f'folder:{classes}', '--backbone', 'rgb', '--episodes', 7, '--no-cache', '--no-progress')
+    words = ('evaluate', '--model', 'prototype', '--data', f'folder:{classes}', '--backbone', 'rgb', '--episodes', 7,
+             '--no-cache', '--no-progress')
     run(*words, '--json', tmp_path/'whole.json')
     for i in range(3): assert run(*words, '--part', f'{i}/3', '--json', tmp_path/f'{i}.json').exit_code == 0
     result = run('merge', tmp_path/'2.json', tmp_path/'0.json', tmp_path/'1.json', '--json', tmp_path/'joined.json')
@@ -210,8 +223,8 @@ def test_parts_that_do_not_exist(text):
 
 
 def test_missing_classes_are_said(classes):
-    result = run('evaluate', '--model', 'prototype', '--data', f'folder:{classes}', '--backbone', 'rgb', '--episodes', 1,
-                 '--no-cache', '--no-progress', '--score-size', 32)
+    result = run('evaluate', '--model', 'prototype', '--data', f'folder:{classes}', '--backbone', 'rgb', '--episodes',
+                 1, '--no-cache', '--no-progress', '--score-size', 32)
     assert result.exit_code == 0 and 'never drawn: ' in result.stderr
     assert sorted(line.split()[1] for line in result.stdout.splitlines()[1:3])[0] == '-'
 
@@ -227,8 +240,10 @@ def test_compare_command(classes, tmp_path):
 
 
 @pytest.mark.parametrize('words, message', [
-    (['--data', 'folder:/nowhere'], '/nowhere'), (['--data', 'nonsense'], 'nonsense'), (['--data', 'folder:SET', '--fold', 0], 'fold'),
-    (['--data', 'folder:SET', '--shots', 9], 'has 10 photos'), (['--data', 'folder:SET', '--score-size', 'big'], 'score_size'),
+    (['--data', 'folder:/nowhere'], '/nowhere'), (['--data', 'nonsense'],
+                                                  'nonsense'), (['--data', 'folder:SET', '--fold', 0], 'fold'),
+    (['--data', 'folder:SET', '--shots', 9], 'has 10 photos'),
+    (['--data', 'folder:SET', '--score-size', 'big'], 'score_size'),
 ])
 def test_evaluate_errors(classes, words, message):
     words = [str(w).replace('SET', str(classes)) for w in words]
@@ -240,7 +255,9 @@ def test_evaluate_errors(classes, words, message):
 
 def test_splits_of_a_folder(classes):
     result = run('splits', f'folder:{classes}')
-    assert result.exit_code == 0 and result.stdout.splitlines() == sorted(result.stdout.split()) and len(result.stdout.split()) == 7
+    assert result.exit_code == 0
+    assert result.stdout.splitlines() == sorted(result.stdout.split())
+    assert len(result.stdout.split()) == 7
 
 
 def test_splits_are_the_published_lists(shared):
@@ -264,7 +281,8 @@ def test_backbones(monkeypatch):
     fake.list_backbones = lambda pattern: ['embedded', 'vit']
     fake.FeatureCache = lambda: 'a cache'
     monkeypatch.setitem(sys.modules, 'fsskit.backbones', fake)
-    assert run('backbones').stdout.split() == ['embedded', 'rgb', 'vit'] and run('backbones', 'v*').stdout.split() == ['embedded', 'vit']
+    assert run('backbones').stdout.split() == ['embedded', 'rgb', 'vit']
+    assert run('backbones', 'v*').stdout.split() == ['embedded', 'vit']
     assert cli.feature_cache(True) == 'a cache' and cli.feature_cache(False) is None
 
 
@@ -284,16 +302,20 @@ def train_spy(monkeypatch, command, *words):
                     'train-sam2': ('propagation', 'train_sam2'), 'distill': ('distillation', 'distil_adapter')}[command]
     module = import_module(f'fsskit.{module}')
     seen, real = {}, signature(getattr(module, name))
-    def spy(*args, **kwargs): seen.update(real.bind(*args, **kwargs).arguments); return seen['out']/'weights.safetensors'
+    def spy(*args, **kwargs):
+        seen.update(real.bind(*args, **kwargs).arguments); return seen['out']/'weights.safetensors'
     monkeypatch.setattr(module, name, spy)
     return seen, run(command, *words), {n: p.default for n, p in real.parameters.items()}
 
 
 def test_train_encoder_defaults_are_the_librarys(monkeypatch):
-    seen, result, defaults = train_spy(monkeypatch, 'train-encoder', '--photos', 'some/folder', '--teacher', 't.safetensors', '--out', 'o')
+    seen, result, defaults = train_spy(monkeypatch, 'train-encoder', '--photos', 'some/folder', '--teacher',
+                                       't.safetensors', '--out', 'o')
     assert result.exit_code == 0 and result.stdout == 'o/weights.safetensors\n'
     assert [str(p) for p in seen.pop('photos')] == ['some/folder'] and str(seen.pop('teacher')) == 't.safetensors'
-    assert str(seen.pop('out')) == 'o' and seen == {name: defaults[name] for name in seen} and len(seen) == len(defaults) - 3
+    assert str(seen.pop('out')) == 'o'
+    assert seen == {name: defaults[name] for name in seen}
+    assert len(seen) == len(defaults) - 3
 
 
 @pytest.mark.parametrize('command, left', [('train-sam', {'prompts', 'hints'}), ('train-sam2', set())])
@@ -305,12 +327,13 @@ def test_train_sam_defaults_are_the_librarys(monkeypatch, command, left):
 
 
 def test_train_encoder_options_arrive_under_their_names(monkeypatch):
-    words = ('--photos a --photos b --teacher t --out o --init i --resume r --minutes 2.5 --steps 7 --seed 3 --exclude e --smallworld 0 '
-             '--batch 8 --threads 1 --device auto --data-note CC0 --teacher-note Apache --no-progress')
+    words = ('--photos a --photos b --teacher t --out o --init i --resume r --minutes 2.5 --steps 7 --seed 3 --exclude '
+             'e --smallworld 0 --batch 8 --threads 1 --device auto --data-note CC0 --teacher-note Apache --no-progress')
     seen, result, _ = train_spy(monkeypatch, 'train-encoder', *words.split())
     assert result.exit_code == 0
     assert [str(p) for p in seen.pop('photos')] == ['a', 'b']
-    assert {k: str(seen.pop(k)) for k in ('teacher', 'out', 'init', 'resume', 'exclude')} == dict(teacher='t', out='o', init='i', resume='r', exclude='e')
+    assert {k: str(seen.pop(k)) for k in ('teacher', 'out', 'init', 'resume',
+                                          'exclude')} == dict(teacher='t', out='o', init='i', resume='r', exclude='e')
     assert seen == dict(minutes=2.5, steps=7, seed=3, smallworld=0, batch=8, threads=1, device='auto', data_note='CC0',
                         teacher_note='Apache', progress=False)
 
@@ -319,13 +342,17 @@ def test_train_encoder_options_arrive_under_their_names(monkeypatch):
     ('train-sam', '--init i --close .3 --images 3', dict(init='i', close=.3, images=3)),
     ('train-sam2', '--init i --size 64 --batch 3 --films 9', dict(init='i', size=64, batch=3, films=9))])
 def test_train_sam_options_arrive_under_their_names(monkeypatch, command, own, values):
-    words = ('--data coco:a --out o --backdrops x --backdrops y --exclude e --smallworld 0 --steps 7 --minutes 2.5 --resume r --seed 3 --lr .01 '
-             '--validate-every 5 --patience 2 --threads 1 --device auto --data-note CC0 --no-progress ' + own)
+    words = ('--data coco:a --out o --backdrops x --backdrops y --exclude e --smallworld 0 --steps 7 --minutes 2.5 '
+             '--resume r --seed 3 --lr .01 --validate-every 5 --patience 2 --threads 1 --device auto --data-note CC0 '
+             '--no-progress ' + own)
     seen, result, _ = train_spy(monkeypatch, command, *words.split())
     assert result.exit_code == 0, result.stderr
-    plain = {k: [str(x) for x in v] if k == 'backdrops' else str(v) if k in ('out', 'exclude', 'resume', 'init') else v for k, v in seen.items()}
-    assert plain == dict(data=['coco:a'], out='o', backdrops=['x', 'y'], exclude='e', smallworld=0, steps=7, minutes=2.5, resume='r', seed=3,
-                         lr=.01, validate_every=5, patience=2, threads=1, device='auto', data_note='CC0', progress=False) | values
+    plain = {k: [str(x) for x in v] if k == 'backdrops' else str(v) if k in ('out', 'exclude', 'resume', 'init') else v
+             for k, v in seen.items()}
+    assert plain == dict(data=['coco:a'], out='o', backdrops=['x', 'y'],
+                         exclude='e', smallworld=0, steps=7, minutes=2.5, resume='r', seed=3,
+                         lr=.01, validate_every=5, patience=2, threads=1, device='auto', data_note='CC0',
+                         progress=False) | values
 
 
 @pytest.mark.parametrize('command', ['train-sam', 'train-sam2'])
@@ -333,18 +360,22 @@ def test_train_sam_says_all_that_is_missing(command):
     for words, needs in (([], '--data and --out'), (['--out', 'o'], '--data')):
         result = run(command, *words)
         assert result.exit_code == 2 and result.stdout == '' and result.stderr.count('\n') == 1
-        assert result.stderr == f'fsskit: This command also needs {needs}: it looks like `fsskit {command} --data coco:FOLDER --out FOLDER`.\n'
-    text, own = run(command, '--help').stdout, {'train-sam': ['images'], 'train-sam2': ['init', 'size', 'batch', 'films']}[command]
-    for name in ['data', 'out', 'backdrops', 'exclude', 'smallworld', 'steps', 'minutes', 'resume', 'seed', 'lr', 'validate-every', 'patience',
-                 'threads', 'device', 'data-note', *own]: assert f'--{name} ' in text
+        usage = f'fsskit {command} --data coco:FOLDER --out FOLDER'
+        assert result.stderr == f'fsskit: This command also needs {needs}: it looks like `{usage}`.\n'
+    text, own = run(command, '--help').stdout, {'train-sam': ['images'],
+                                                'train-sam2': ['init', 'size', 'batch', 'films']}[command]
+    for name in ['data', 'out', 'backdrops', 'exclude', 'smallworld', 'steps', 'minutes', 'resume', 'seed', 'lr',
+                 'validate-every', 'patience', 'threads', 'device', 'data-note', *own]: assert f'--{name} ' in text
 
 
 @pytest.mark.parametrize('words, needs', [
-    ([], '--photos and --teacher and --out'), (['--out', 'o'], '--photos and --teacher'), (['--photos', 'a', '--out', 'o'], '--teacher')])
+    ([], '--photos and --teacher and --out'), (['--out', 'o'], '--photos and --teacher'),
+    (['--photos', 'a', '--out', 'o'], '--teacher')])
 def test_train_encoder_says_all_that_is_missing(words, needs):
     result = run('train-encoder', *words)
     assert result.exit_code == 2 and result.stdout == '' and result.stderr.count('\n') == 1
-    assert result.stderr.startswith(f'fsskit: This command also needs {needs}: it looks like `fsskit train-encoder --photos ')
+    assert result.stderr.startswith(f'fsskit: This command also needs {needs}: it looks like `fsskit train-encoder '
+                                    '--photos ')
 
 
 def test_train_encoder_documents_its_options_and_refuses_others():
@@ -361,19 +392,23 @@ def test_distill_defaults_are_the_librarys(monkeypatch):
     assert result.exit_code == 0 and result.stdout == 'o/weights.safetensors\n'
     assert [str(p) for p in seen.pop('photos')] == ['a', 'b'] and str(seen.pop('out')) == 'o'
     assert seen == {name: defaults[name] for name in seen}
-    assert defaults.keys() - seen.keys() == {'photos', 'out', 'validation', 'sizes', 'widths', 'norm', 'how', 'cache', 'cache_gb'}
+    assert defaults.keys() - seen.keys() == {'photos', 'out', 'validation', 'sizes', 'widths', 'norm', 'how', 'cache',
+                                             'cache_gb'}
 
 
 def test_distill_options_arrive_under_their_names(monkeypatch):
-    words = ('--photos a --out o --backbone b --weights random --teacher sam_vit_b --teacher-weights hub --layer 2 --exclude e --smallworld 0 --views 3 '
-             '--steps 7 --minutes 2.5 --resume r --seed 3 --batch 5 --lr .01 --validate-every 4 --patience 2 --threads 1 --device auto '
-             '--data-note CC0 --teacher-note Apache --no-progress')
+    words = ('--photos a --out o --backbone b --weights random --teacher sam_vit_b '
+             '--teacher-weights hub --layer 2 --exclude e --smallworld 0 --views 3 '
+             '--steps 7 --minutes 2.5 --resume r --seed 3 --batch 5 --lr .01 --validate-every 4 --patience 2 --threads '
+             '1 --device auto --data-note CC0 --teacher-note Apache --no-progress')
     seen, result, _ = train_spy(monkeypatch, 'distill', *words.split())
     assert result.exit_code == 0, result.stderr
-    assert {k: str(seen.pop(k)) for k in ('out', 'exclude', 'resume')} == dict(out='o', exclude='e', resume='r') and seen.pop('photos')
-    assert seen == dict(backbone='b', weights=None, teacher='sam_vit_b', teacher_weights='hub', layer=2, smallworld=0, views=3, steps=7, minutes=2.5,
-                        seed=3, batch=5, lr=.01, validate_every=4, patience=2, threads=1, device='auto', data_note='CC0', teacher_note='Apache',
-                        progress=False)
+    assert {k: str(seen.pop(k)) for k in ('out', 'exclude', 'resume')} == dict(out='o', exclude='e', resume='r')
+    assert seen.pop('photos')
+    assert seen == dict(backbone='b', weights=None, teacher='sam_vit_b',
+                        teacher_weights='hub', layer=2, smallworld=0, views=3, steps=7, minutes=2.5,
+                        seed=3, batch=5, lr=.01, validate_every=4, patience=2, threads=1, device='auto',
+                        data_note='CC0', teacher_note='Apache', progress=False)
 
 
 def head_spy(monkeypatch, *words):
@@ -396,15 +431,17 @@ def test_train_defaults(monkeypatch):
     seen, result = head_spy(monkeypatch, 'fs_dino', '--data', 'coco:a', '--data', 'smallworld', '--out', 'o')
     assert result.exit_code == 0 and result.stdout == 'o/head.safetensors\n', result.stderr
     assert seen['model'] == (('fs_dino', ('embedded', 'embedded')), {'head': None, 'seed': 0})
-    assert (seen['data'], seen['plan'], seen['episodes'], seen['use']) == (DataPlan(('coco:a', 'smallworld')), FitPlan(), EpisodePlan(), Resources(True))
+    assert (seen['data'], seen['plan'], seen['episodes'], seen['use']) == (DataPlan(('coco:a', 'smallworld')),
+                                                                           FitPlan(), EpisodePlan(), Resources(True))
     assert [seen[k] for k in ('resume', 'seed', 'data_note', 'progress')] == [None, 0, '', True]
 
 
 def test_train_options_arrive(monkeypatch):
     from fsskit.episodic import DataPlan, EpisodePlan, FitPlan, Resources
-    words = ('fs_dino --data coco:a --out o --variant matched --option topk=3 --backbone b --weights random --fold 2 --convention keep --exclude e --min-area .01 '
-             '--smallworld 0 --collages .25 --shots 5 --batch 8 --steps 7 --minutes 2.5 --lr .01 --validate-every 4 --patience 2 --resume r --seed 3 '
-             '--threads 1 --device auto --no-cache --data-note CC0 --no-progress')
+    words = ('fs_dino --data coco:a --out o --variant matched --option topk=3 --backbone b --weights '
+             'random --fold 2 --convention keep --exclude e --min-area .01 '
+             '--smallworld 0 --collages .25 --shots 5 --batch 8 --steps 7 --minutes 2.5 --lr .01 --validate-every 4 '
+             '--patience 2 --resume r --seed 3 --threads 1 --device auto --no-cache --data-note CC0 --no-progress')
     seen, result = head_spy(monkeypatch, *words.split())
     assert result.exit_code == 0, result.stderr
     assert seen['model'] == (('fs_dino', ('b', None)), {'head': None, 'seed': 3, 'variant': 'matched', 'topk': 3})
@@ -419,7 +456,8 @@ def test_the_recipe_is_the_models(monkeypatch):
     from fsskit.ladder import recipe_of
     monkeypatch.setitem(fsskit.predictor.MODELS, 'fssam', 'fsskit.similarity:PrototypeModel')
     seen, result = head_spy(monkeypatch, 'fssam', '--data', 'coco:a', '--out', 'o', '--steps', 9)
-    assert result.exit_code == 0 and seen['plan'] == FitPlan(9, weight_decay=0., warmup=0, schedule='poly'), result.stderr
+    assert result.exit_code == 0 and seen['plan'] == FitPlan(9, weight_decay=0., warmup=0,
+                                                             schedule='poly'), result.stderr
     assert seen['episodes'] == recipe_of('fssam').episodes and seen['episodes'].losses.bce == 0
 
 
@@ -428,12 +466,13 @@ TINY_HEAD = '--backbone rgb --option sam=null --option adapter=random --option i
 
 def test_a_head_is_trained_and_its_classes_are_refused(classes, tmp_path):
     data = ('--data', f'folder:{classes}')
-    result = run('train', 'fs_dino', *data, '--out', tmp_path/'t', '--variant', 'prototype', *TINY_HEAD, '--steps', 1, '--batch', 1, '--smallworld', 0, '--collages', 0)
+    result = run('train', 'fs_dino', *data, '--out', tmp_path/'t', '--variant', 'prototype', *TINY_HEAD, '--steps', 1,
+                 '--batch', 1, '--smallworld', 0, '--collages', 0)
     assert result.exit_code == 0 and result.stdout == f'{tmp_path}/t/head.safetensors\n', result.stderr
     again = run('train', 'fs_dino', *data, '--out', tmp_path/'t', *TINY_HEAD)
     assert again.exit_code == 2 and 'already holds a training' in again.stderr
-    ask = ('evaluate', '--model', 'fs_dino', *data, '--backbone', 'rgb', '--head', tmp_path/'t/head.safetensors', '--option', 'input_size=64',
-           '--episodes', 1, '--no-cache', '--no-progress')
+    ask = ('evaluate', '--model', 'fs_dino', *data, '--backbone', 'rgb', '--head', tmp_path/'t/head.safetensors',
+           '--option', 'input_size=64', '--episodes', 1, '--no-cache', '--no-progress')
     refused, marked = run(*ask), run(*ask, '--allow-seen', '--json', tmp_path/'r.json')
     assert refused.exit_code == 2 and 'were trained on' in refused.stderr and refused.stdout == ''
     assert marked.exit_code == 0 and 'MARKED: the weights were trained on blue, orange' in marked.stderr
@@ -441,14 +480,17 @@ def test_a_head_is_trained_and_its_classes_are_refused(classes, tmp_path):
 
 
 @pytest.mark.parametrize('words, message', [
-    (['train', 'fs_dino'], 'needs --data and --out: it looks like `fsskit train fs_dino --data coco:FOLDER --out FOLDER`'),
-    (['train', 'dense_match', '--data', 'folder:x', '--out', 'o', '--backbone', 'rgb'], "Model 'dense_match' has no part that learns"),
+    (['train', 'fs_dino'], 'needs --data and --out: it looks like `fsskit train fs_dino --data coco:FOLDER --out '
+     'FOLDER`'),
+    (['train', 'dense_match', '--data', 'folder:x', '--out', 'o', '--backbone', 'rgb'],
+     "Model 'dense_match' has no part that learns"),
     (['train', 'nothing', '--data', 'folder:x', '--out', 'o'], "There is no model 'nothing'"),
     (['distill', '--out', 'o'], 'needs --photos: it looks like `fsskit distill --photos FOLDER --out FOLDER`'),
     (['ladder', 'fs_dino'], 'needs --out: it looks like `fsskit ladder fs_dino --out FOLDER`'),
     (['ladder', 'other', '--out', 'o'], "There is no ladder 'other'"),
     (['ladder', 'fs_dino', '--out', 'o', '--seeds', '0-4'], "--seeds '0-4' is not understood"),
-    (['ladder', 'fs_dino', '--out', 'o', '--backbone', 'rgb', '--rows', 'dense_match', '--shots', '1,6'], '6 shots and a query'),
+    (['ladder', 'fs_dino', '--out', 'o', '--backbone', 'rgb', '--rows', 'dense_match', '--shots', '1,6'],
+     '6 shots and a query'),
     (['benchmark', 'nothing'], "There is no benchmark 'nothing'")])
 def test_requests_that_cannot_work(tmp_path, monkeypatch, words, message):
     monkeypatch.chdir(tmp_path)
@@ -470,28 +512,35 @@ def test_ladder_defaults_are_the_librarys(monkeypatch):
     from fsskit.ladder import LadderPlan
     seen, result = ladder_spy(monkeypatch, 'fs_dino', '--out', 'o')
     name, out, plan, folds, seeds, shots, rows = seen.pop('args')
-    assert (name, str(out), plan, folds, seeds, shots, rows) == ('fs_dino', 'o', LadderPlan(), [0, 1], [0, 1], [1, 5], None)
-    assert seen == {'threads': None, 'progress': True} and result.stdout == "{'a': 'report'} in words\n" and 'are in o' in result.stderr
+    assert (name, str(out), plan, folds, seeds, shots, rows) == ('fs_dino', 'o', LadderPlan(), [0, 1], [0, 1], [1, 5],
+                                                                 None)
+    assert seen == {'threads': None, 'progress': True}
+    assert result.stdout == "{'a': 'report'} in words\n"
+    assert 'are in o' in result.stderr
 
 
 def test_ladder_options_arrive(monkeypatch):
     from fsskit.episodic import DataPlan
     from fsskit.ladder import LadderPlan
-    words = ('fssam --out o --data coco:a --train coco:b --train smallworld --folds 3 --seeds 1,2 --shots 5 --rows all,sam2 --steps 7 --minutes 2 --batch 3 '
-             '--lr .01 --episodes 9 --min-photos 8 --only h --exclude e --smallworld 0 --collages .25 --backbone b --weights random --option sam2=x --threads 1 --no-progress')
+    words = ('fssam --out o --data coco:a --train coco:b --train smallworld --folds 3 --seeds 1,2 '
+             '--shots 5 --rows all,sam2 --steps 7 --minutes 2 --batch 3 '
+             '--lr .01 --episodes 9 --min-photos 8 --only h --exclude e --smallworld 0 --collages .25 --backbone b '
+             '--weights random --option sam2=x --threads 1 --no-progress')
     seen, result = ladder_spy(monkeypatch, *words.split())
     assert result.exit_code == 0, result.stderr
     data = DataPlan(('coco:b', 'smallworld'), exclude='e', smallworld=0, collages=.25, keep=True)
     plan = LadderPlan('coco:a', data, 7, 2., 3, .01, 9, 8, 'h', 'b', None, {'sam2': 'x'})
-    assert seen['args'][2:] == (plan, [3], [1, 2], [5], ['all', 'sam2']) and (seen['threads'], seen['progress']) == (1, False)
+    assert seen['args'][2:] == (plan, [3], [1, 2], [5], ['all', 'sam2'])
+    assert (seen['threads'], seen['progress']) == (1, False)
 
 
 def test_a_ladder_of_training_free_rows(tmp_path):
-    words = ['ladder', 'fs_dino', '--out', tmp_path/'l', '--rows', 'prototype_match, dense_match', '--backbone', 'rgb', '--folds', 0, '--seeds', 0, '--shots', 1,
-             '--episodes', 2, '--no-progress']
+    words = ['ladder', 'fs_dino', '--out', tmp_path/'l', '--rows', 'prototype_match, dense_match', '--backbone', 'rgb',
+             '--folds', 0, '--seeds', 0, '--shots', 1, '--episodes', 2, '--no-progress']
     result = run(*words)
     assert result.exit_code == 0, result.stderr
-    assert sorted(p.name for p in (tmp_path/'l').iterdir()) == ['features', 'plan.json', 'results.json', 'results.md', 'results.png', 'results.svg', 'rows']
+    assert sorted(p.name for p in (tmp_path/'l').iterdir()) == ['features', 'plan.json', 'results.json', 'results.md',
+                                                                'results.png', 'results.svg', 'rows']
     assert result.stdout.strip() == (tmp_path/'l/results.md').read_text().strip() and 'COCO-20i' in result.stdout
     assert run(*words, '--steps', 9).exit_code == 2
 
@@ -501,10 +550,14 @@ def test_benchmarks(monkeypatch, tmp_path):
     calls = []
     monkeypatch.setattr(benchmark, 'run_benchmark', lambda *words: calls.append(words) or words)
     monkeypatch.setattr(benchmark, 'benchmark_table', lambda rows: f'table of {rows[0]}')
-    result = run('benchmark', 'correlation', '--threads', 1, '--repeats', 3, '--out', tmp_path, '--seed', 4, '--no-progress')
-    assert result.stdout == 'table of correlation\n' and calls == [('correlation', 1, 3, tmp_path/'correlation.json', False, 4)]
+    result = run('benchmark', 'correlation', '--threads', 1, '--repeats', 3, '--out', tmp_path, '--seed', 4,
+                 '--no-progress')
+    assert result.stdout == 'table of correlation\n'
+    assert calls == [('correlation', 1, 3, tmp_path/'correlation.json', False, 4)]
     result = run('benchmark')
-    assert [c[0] for c in calls[1:]] == list(benchmark.BENCHMARKS) and calls[1][1:] == (None, 15, None, True, 0) and result.exit_code == 0
+    assert [c[0] for c in calls[1:]] == list(benchmark.BENCHMARKS)
+    assert calls[1][1:] == (None, 15, None, True, 0)
+    assert result.exit_code == 0
 
 
 # ---- behaviour of the whole
@@ -512,19 +565,22 @@ def test_benchmarks(monkeypatch, tmp_path):
 def test_version_and_help():
     assert run('--version').stdout == f'fsskit {fsskit.__version__}\n'
     text = run('--help').stdout
-    for name in ('segment evaluate compare merge splits models backbones datasets fetch train-encoder train-sam train-sam2 distill train ladder '
-                 'benchmark').split(): assert f'\n  {name} ' in text
+    for name in ('segment evaluate compare merge splits models backbones datasets fetch train-encoder train-sam '
+                 'train-sam2 distill train ladder benchmark').split(): assert f'\n  {name} ' in text
     assert run('segment').exit_code == 2 and run('nonsense').exit_code == 2
 
 
 def test_help_does_not_import_torch():
-    code = "import sys; sys.argv = ['fsskit', '--help']\nfrom fsskit.cli import main\ntry: main()\nexcept SystemExit: pass\nassert 'torch' not in sys.modules"
+    code = ("import sys; sys.argv = ['fsskit', '--help']\nfrom fsskit.cli import main\n"
+            "try: main()\nexcept SystemExit: pass\nassert 'torch' not in sys.modules")
     assert subprocess.run([sys.executable, '-c', code], capture_output=True).returncode == 0
 
 
 @pytest.mark.parametrize('error, code, words', [
-    (FSSKitError('a plain sentence'), 2, 'fsskit: a plain sentence\n'), (KeyboardInterrupt(), 130, 'fsskit: interrupted\n'),
-    (ZeroDivisionError('division'), 1, 'fsskit: ZeroDivisionError: division (this was not foreseen: repeat with `fsskit --debug ...`'),
+    (FSSKitError('a plain sentence'), 2, 'fsskit: a plain sentence\n'), (KeyboardInterrupt(), 130,
+                                                                         'fsskit: interrupted\n'),
+    (ZeroDivisionError('division'), 1, 'fsskit: ZeroDivisionError: division (this was not foreseen: repeat with '
+     '`fsskit --debug ...`'),
 ])
 def test_exit_codes(monkeypatch, error, code, words):
     def fail(pattern): raise error

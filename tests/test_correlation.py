@@ -95,7 +95,8 @@ def test_unit_vectors():
     assert torch.allclose(unit_vectors(x, eps=0), F.normalize(x, dim=1))
     assert torch.allclose(unit_vectors(x, eps=0.5), x / (x.norm(dim=1, keepdim=True) + 0.5))
     before = x.clone()
-    with torch.no_grad(): assert torch.equal(unit_vectors(x), unit_vectors(before.requires_grad_())) and torch.equal(x, before)
+    with torch.no_grad():
+        assert torch.equal(unit_vectors(x), unit_vectors(before.requires_grad_())) and torch.equal(x, before)
 
 
 @pytest.mark.parametrize('query, support, words', [

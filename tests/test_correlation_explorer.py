@@ -12,7 +12,8 @@ from traitlets import TraitError
 
 from fsskit.correlation import correlation, CorrelationNet, mask_correlation
 from fsskit.correlation_explorer import (channel_tables, column_weights, correlate_photos, correlation_view,
-                                         CorrelationExplorer, CorrelationView, explore_correlation, layer_tables, make_table,
+                                         CorrelationExplorer,
+                                         CorrelationView, explore_correlation, layer_tables, make_table,
                                          mask_on_grid, PairAnswers, pairs_of, run_module, signed_colours, span_of)
 from fsskit.photos import FSSKitError
 from fsskit.predictor import create_model, FewShotPredictor
@@ -87,7 +88,8 @@ def test_weights_are_those_of_mask_correlation():
     outside = (1 - inside) / 2
     for kind in ('none', 'signed'):
         wanted = mask_correlation(volume, inside, kind, outside)
-        np.testing.assert_allclose(volume.flatten(4).numpy() * column_weights(inside, outside, kind), wanted.flatten(4), atol=1e-6)
+        np.testing.assert_allclose(volume.flatten(4).numpy() * column_weights(inside, outside, kind), wanted.flatten(4),
+                                   atol=1e-6)
     np.testing.assert_allclose(column_weights(inside, outside, 'difference'), (inside - outside).flatten(), atol=1e-6)
     assert (column_weights(inside, outside, 'whole') == 1).all()
 
@@ -95,7 +97,8 @@ def test_weights_are_those_of_mask_correlation():
 def test_the_mask_on_the_grid(photos):
     mask = photos[2]
     inside, outside = mask_on_grid(mask, 64, (4, 4))
-    small = np.asarray([[mask[int((y + 0.5) * 96 / 64), int((x + 0.5) * 144 / 64)] for x in range(64)] for y in range(64)])
+    small = np.asarray([[mask[int((y + 0.5) * 96 / 64), int((x + 0.5) * 144 / 64)] for x in range(64)]
+                        for y in range(64)])
     np.testing.assert_allclose(inside[0], small.reshape(4, 16, 4, 16).mean((1, 3)), atol=0.08)
     np.testing.assert_allclose(inside + outside, 1, atol=1e-6)
     everything, nothing = mask_on_grid(None, 64, (2, 3))
@@ -119,7 +122,8 @@ def test_pair_answers_average_to_what_the_network_says(mix):
 
 
 def test_channels_that_vary_most_come_first_and_are_the_same_for_every_contrast():
-    answers = {'whole': draw(4, 2, 2, 3, 3) * torch.tensor([1., 9, 2, 5]).view(4, 1, 1, 1, 1), 'none': draw(4, 2, 2, 3, 3, seed=1)}
+    answers = {'whole': draw(4, 2, 2, 3, 3) * torch.tensor([1., 9, 2, 5]).view(4, 1, 1, 1, 1),
+               'none': draw(4, 2, 2, 3, 3, seed=1)}
     tables = channel_tables(answers, most=2)
     for kind, found in tables.items():
         assert [t.name for t in found] == ['channel 1', 'channel 3', 'mean of 4 channels']
@@ -135,7 +139,8 @@ def test_modules_may_answer_for_query_cells_and_must_answer_with_tensors():
     torch.testing.assert_close(seen, volume[0].mean((3, 4))[..., None, None])
     apart = run_module(lambda pair: pair[0] - 2 * pair[1], volume, ones / 2, ones / 4, 'difference')
     torch.testing.assert_close(apart, volume[0] * 0)
-    for wrong, said in ((lambda v: v[0], r'\(2, 2, 3, 4, 4\)'), (lambda v: [v], 'list'), (lambda v: torch.cat([v, v]), r'\(2, 2')):
+    for wrong, said in ((lambda v: v[0], r'\(2, 2, 3, 4, 4\)'), (lambda v: [v], 'list'),
+                        (lambda v: torch.cat([v, v]), r'\(2, 2')):
         with pytest.raises(FSSKitError, match=f'after: the module returned {said}.*PairAnswers'):
             run_module(wrong, volume, ones, ones, 'whole')
 
@@ -149,7 +154,8 @@ def test_a_state_chooses_table_contrast_row_and_column(view):
         assert shown.cells == (7, 12) and shown.signed == (kind == 'signed')
         np.testing.assert_array_equal(shown.row, shown.pairs[7].reshape(4, 4))
         np.testing.assert_array_equal(shown.column, shown.pairs[:, 12].reshape(4, 4))
-        assert shown.value == shown.pairs[7, 12] and shown.span == (-shown.table.top if kind == 'signed' else 0, shown.table.top)
+        assert shown.value == shown.pairs[7, 12]
+        assert shown.span == (-shown.table.top if kind == 'signed' else 0, shown.table.top)
 
 
 def test_after_the_network_every_contrast_has_its_own_tables(photos, view):
@@ -190,7 +196,10 @@ def test_ranges_of_colours(view):
     assert span_of(values, shown, False) == shown.span and span_of(values, shown, True) == (-3, 1)
     assert span_of(values, signed, True) == (-3, 3)
     table = signed_colours().astype(int)
-    assert table.shape == (256, 3) and table[0, 2] > table[0, 0] and table[255, 0] > table[255, 2] and table[127:129].min() > 235
+    assert table.shape == (256, 3)
+    assert table[0, 2] > table[0, 0]
+    assert table[255, 0] > table[255, 2]
+    assert table[127:129].min() > 235
 
 
 def test_the_figure_shows_the_state(view):
@@ -201,7 +210,8 @@ def test_the_figure_shows_the_state(view):
         np.testing.assert_allclose(drawn.get_array(), values)
         assert drawn.get_alpha() == 0.3 and drawn.get_clim() == shown.span and name in ax.get_title()
     np.testing.assert_allclose(figure.axes[2].images[0].get_array(), shown.pairs)
-    assert {line.get_ydata()[0] for line in figure.axes[2].lines[::2]} >= {7} and 'layer 1' in figure.axes[2].get_title()
+    assert {line.get_ydata()[0] for line in figure.axes[2].lines[::2]} >= {7}
+    assert 'layer 1' in figure.axes[2].get_title()
     height, width = view.photos[1].shape[:2]
     assert (figure.axes[1].patches[0].get_x(), figure.axes[1].patches[0].get_y()) == (0, 3 * height / 4)
 
@@ -228,8 +238,10 @@ def test_a_predictor_with_and_without_a_4d_branch(photos):
     plain = FewShotPredictor(create_model('dense_match', Steps(), input_size=64)).set_support(support, mask)
     opened = explore_correlation(plain, query)
     assert opened.view.contrasts == ['whole', 'none', 'signed'] and not opened.view.after
-    np.testing.assert_array_equal(opened.view.shown().pairs, correlation_view(support, query, mask, Steps(), size=64).shown().pairs)
-    model = create_model('fs_dino', Steps(), head=None, adapter='random', sam=None, input_size=64, early=1, widths=(4, 8), contrast='difference')
+    np.testing.assert_array_equal(opened.view.shown().pairs,
+                                  correlation_view(support, query, mask, Steps(), size=64).shown().pairs)
+    model = create_model('fs_dino', Steps(), head=None, adapter='random', sam=None, input_size=64, early=1,
+                         widths=(4, 8), contrast='difference')
     predictor = FewShotPredictor(model).set_support(support, mask)
     opened = explore_correlation(predictor, query, channels=1)
     assert opened.view.contrasts == ['whole', 'none', 'signed', 'difference']
@@ -271,12 +283,14 @@ def test_the_browser_computes_what_python_computes(node, view):  # noqa: F811
 
 def test_the_bundle_is_one_module(node):  # noqa: F811
     code = base64.b64encode(bundle('correlation_explorer').encode()).decode()
-    assert node(f"const made = await import('data:text/javascript;base64,{code}');\nconsole.log(JSON.stringify(typeof made.default.render))") == 'function'
+    assert node(f"const made = await import('data:text/javascript;base64,{code}');\nconsole.log(JSON.stringify(typeof "
+                "made.default.render))") == 'function'
 
 
 def test_views_take_tables_that_were_made_elsewhere():
     q, s = draw(1, 5, 2, 3), draw(1, 5, 3, 2, seed=1)
-    made = CorrelationView([np.zeros((20, 30, 3), np.uint8), np.zeros((30, 20, 3), np.uint8)], layer_tables(correlation([q], [s]), ['x']))
+    made = CorrelationView([np.zeros((20, 30, 3), np.uint8), np.zeros((30, 20, 3), np.uint8)],
+                           layer_tables(correlation([q], [s]), ['x']))
     assert made.contrasts == ['whole'] and made.shown().pairs.shape == (6, 6) and made.shown().cells == (4, 3)
     exact = correlation([q], [s])[0, 0].reshape(6, 6).numpy()
     np.testing.assert_allclose(made.shown().pairs, exact, atol=made.error + 1e-6)

@@ -64,8 +64,10 @@ def test_cells_have_nbgraders_marks(notebook):
 
 
 @pytest.mark.parametrize('content, word', [
-    (b'PK\x03\x04', 'format 4'), (b'[1, 2]', 'format 4'), (b'{"cells": []}', 'format 4'), (b'{"nbformat": 4, "cells": 3}', 'format 4'),
-    (b'{"nbformat": 3, "cells": []}', 'format 4'), (b'[' * 100_000, 'format 4'), (b' ' * (cw.MAX_BYTES + 1), 'clear its outputs'),
+    (b'PK\x03\x04', 'format 4'), (b'[1, 2]', 'format 4'), (b'{"cells": []}',
+                                                           'format 4'), (b'{"nbformat": 4, "cells": 3}', 'format 4'),
+    (b'{"nbformat": 3, "cells": []}', 'format 4'), (b'[' * 100_000,
+                                                    'format 4'), (b' ' * (cw.MAX_BYTES + 1), 'clear its outputs'),
     (json.dumps({'nbformat': 4, 'cells': [{}] * (cw.MAX_CELLS + 1)}).encode(), '1001 cells')])
 def test_what_is_no_notebook_is_named(tmp_path, content, word):
     (tmp_path / 'x.ipynb').write_bytes(content)
@@ -80,7 +82,8 @@ def test_a_missing_file_is_named(tmp_path):
 
 @pytest.mark.parametrize('cell', [
     None, 3, [], {}, {'cell_type': 7}, {'source': {'a': 1}}, {'metadata': [1]}, {'metadata': {'nbgrader': 'x'}},
-    {'cell_type': 'code', 'source': '\ud800', 'metadata': {'nbgrader': {'points': 'many', 'grade': 1, 'locked': 'yes'}}},
+    {'cell_type': 'code', 'source': '\ud800',
+     'metadata': {'nbgrader': {'points': 'many', 'grade': 1, 'locked': 'yes'}}},
     {'cell_type': 'code', 'source': ['a', 3], 'metadata': {'nbgrader': {'points': float('nan'), 'grade': True}}}])
 def test_strange_cells_are_read_as_plain_ones(tmp_path, cell):
     (tmp_path / 'x.ipynb').write_text(json.dumps({'nbformat': 4, 'cells': [cell]}))
@@ -103,7 +106,8 @@ def test_split_cells_are_joined(sources, joined):
     assert [block.source for block in blocks_of(*sources)] == joined
 
 
-@given(st.lists(st.sampled_from(['def f(x):\n    a = x\n    b = a\n    return b', 'y = 1', 'for k in (1, 2):\n    y = k\n    y += 1']),
+@given(st.lists(st.sampled_from(['def f(x):\n    a = x\n    b = a\n    return b', 'y = 1',
+                                 'for k in (1, 2):\n    y = k\n    y += 1']),
                 min_size=1, max_size=4), st.data())
 @settings(max_examples=60, deadline=None, derandomize=True)
 def test_any_one_cut_is_mended(whole, data):
@@ -112,7 +116,8 @@ def test_any_one_cut_is_mended(whole, data):
     cut = data.draw(st.integers(1, max(1, len(lines) - 1)))
     halves = ['\n'.join(part) for part in (lines[:cut], lines[cut:]) if part]
     mended = '\n'.join(block.source for block in blocks_of(*whole[:place], *halves, *whole[place + 1:]))
-    assert mended == '\n'.join(whole) and all(block.tree for block in blocks_of(*whole[:place], *halves, *whole[place + 1:]))
+    assert mended == '\n'.join(whole)
+    assert all(block.tree for block in blocks_of(*whole[:place], *halves, *whole[place + 1:]))
 
 
 def test_jupyter_lines_go_where_they_are_no_python():
@@ -130,14 +135,17 @@ def test_hostile_text_is_not_python_and_nothing_worse(source):
 # ---- the block that counts -----------------------------------------------------------------------------------------
 
 def test_names_that_code_binds_and_needs():
-    bound, used = cw.names_of('import numpy as np\nfrom a import b as c\ndef f(x, y=D):\n    z = g(x)\n    return [q for q in z if h(q)]\nclass K(B): pass')
+    bound, used = cw.names_of('import numpy as np\nfrom a import b as c\ndef f(x, y=D):\n    z = g(x)\n    return [q '
+                              'for q in z if h(q)]\nclass K(B): pass')
     assert bound == {'np', 'c', 'f', 'K'} and used == {'D', 'g', 'h', 'B'}
 
 
 @pytest.mark.parametrize('source, stub', [
-    (STUB, True), (RIGHT, False), (RIGHT + '\n    raise NotImplementedError', False), (STUB.replace('raise', 'x = 1\n    raise'), True),
-    ('def double(x):\n    if x: return 1\n    else: return 2\n    raise NotImplementedError()', False), ('double = lambda x: x', False),
-    ('def double(x): pass', False), (STUB + '\n' + RIGHT, False), (RIGHT + '\n' + STUB, True)])
+    (STUB, True), (RIGHT, False), (RIGHT + '\n    raise NotImplementedError',
+                                   False), (STUB.replace('raise', 'x = 1\n    raise'), True),
+    ('def double(x):\n    if x: return 1\n    else: return 2\n    raise NotImplementedError()', False),
+    ('double = lambda x: x', False), ('def double(x): pass', False), (STUB + '\n' + RIGHT, False),
+    (RIGHT + '\n' + STUB, True)])
 def test_stubs(source, stub):
     (block,) = blocks_of(source)
     assert cw.is_stub(block, 'double') == stub
@@ -159,8 +167,9 @@ def test_nothing_counts_when_nothing_defines_the_function():
 
 
 def test_helpers_come_along_and_nothing_else():
-    blocks = blocks_of('import numpy as np\nN = 3', 'print(N)\nK = [N]', 'def help(x):\n    return K + [x]', 'np = 4\nsum = 5',
-                       'def double(x):\n    return help(x) + [sum([1]), np]', 'unrelated = double(3)')
+    blocks = blocks_of('import numpy as np\nN = 3', 'print(N)\nK = [N]', 'def help(x):\n    return K + [x]',
+                       'np = 4\nsum = 5', 'def double(x):\n    return help(x) + [sum([1]), np]',
+                       'unrelated = double(3)')
     taken = cw.graft(blocks, [blocks[4]], given=['np'])
     assert taken == ['N = 3', 'K = [N]', 'def help(x):\n    return K + [x]', blocks[4].source]
     namespace = {'np': 0}
@@ -169,8 +178,8 @@ def test_helpers_come_along_and_nothing_else():
 
 
 def test_decorators_and_loops_of_helpers_survive():
-    blocks = blocks_of('T = {}\nfor k in range(3):\n    T[k] = k\nimport functools', '@functools.lru_cache\ndef half(x):\n    return T[x]',
-                       'def double(x):\n    return half(x)')
+    blocks = blocks_of('T = {}\nfor k in range(3):\n    T[k] = k\nimport functools',
+                       '@functools.lru_cache\ndef half(x):\n    return T[x]', 'def double(x):\n    return half(x)')
     taken = cw.graft(blocks, [blocks[2]])
     assert taken[0] == 'T = {}' and any(part.startswith('@functools') for part in taken) and 'import functools' in taken
 
@@ -183,8 +192,10 @@ def test_broken_code_is_taken_alone():
 # ---- running -------------------------------------------------------------------------------------------------------
 
 def test_errors_say_where():
-    assert cw.run_sources({'a': 'x = 1', 'b': '\n\ny = x / 0'}) == 'ZeroDivisionError: division by zero - line 3 of b: y = x / 0'
-    assert cw.run_sources({'a': 'def f(:'}).startswith('SyntaxError') and 'line 1 of a' in cw.run_sources({'a': 'def f(:'})
+    assert cw.run_sources({'a': 'x = 1',
+                           'b': '\n\ny = x / 0'}) == 'ZeroDivisionError: division by zero - line 3 of b: y = x / 0'
+    assert cw.run_sources({'a': 'def f(:'}).startswith('SyntaxError')
+    assert 'line 1 of a' in cw.run_sources({'a': 'def f(:'})
     assert cw.run_sources({'a': 'exit(3)'}).startswith('SystemExit')
 
 
@@ -197,7 +208,8 @@ def test_time_limit_ends_the_children_too(tmp_path):
     mark = tmp_path / 'alive'
     child = f'import time\nwhile True:\n    open({str(mark)!r}, "a").write("x")\n    time.sleep(.05)'
     start = time.monotonic()
-    why = cw.run_sources({'a': f'import subprocess, sys\nsubprocess.Popen([sys.executable, "-c", {child!r}]).wait()'}, seconds=3)
+    why = cw.run_sources({'a': f'import subprocess, sys\nsubprocess.Popen([sys.executable, "-c", {child!r}]).wait()'},
+                         seconds=3)
     assert why == 'time limit: not done after 3 s' and time.monotonic() - start < 20
     size = mark.stat().st_size if mark.exists() else 0
     time.sleep(.3)
@@ -208,7 +220,8 @@ def test_a_process_that_leaves_is_told():
     assert 'ended before' in cw.run_sources({'a': 'import os\nos._exit(0)'})
 
 
-@pytest.mark.parametrize('source, why', [('x = 1', ''), ('x = 1\ny = z', "NameError: name 'z' is not defined - line 2 of a: y = z")])
+@pytest.mark.parametrize('source, why', [('x = 1', ''), ('x = 1\ny = z',
+                                                         "NameError: name 'z' is not defined - line 2 of a: y = z")])
 def test_the_program_inside_writes_its_verdict_and_leaves(tmp_path, monkeypatch, source, why):
     left = []
     monkeypatch.setattr('os._exit', left.append)
@@ -233,7 +246,8 @@ def test_checksums_are_nbgraders(notebook, cell):
 
 
 def test_a_notebook_from_start_to_end(notebook):
-    second = [solution('def triple(x):\n    return double(x) + x', 'q2'), code('assert triple(2) == 6\nassert math.pi > 3', 'q2_public', locked=True, grade=True, points=4)]
+    second = [solution('def triple(x):\n    return double(x) + x', 'q2'),
+              code('assert triple(2) == 6\nassert math.pi > 3', 'q2_public', locked=True, grade=True, points=4)]
     report = cw.check_notebook(notebook(SETUP, solution(OTHER), PUBLIC, *second), progress=False)
     assert [(row.question, row.points) for row in report.rows] == [('q1', 5), ('q2', 4)]
     assert report.rows[0].why == 'AssertionError: twice three - line 1 of the public test: ' + TEST

@@ -9,9 +9,9 @@ from hypothesis import given, settings, strategies as st
 from PIL import Image
 
 from fsskit import cutouts
-from fsskit.cutouts import (close_view, CutoutPool, Cutout, Picture, Pose, Way, copy_first_iou, crop_thing, draw_thing, fit_picture,
-                            gather_cutouts, lay, lift, moving_clip, paste_scene, photo_view, pose_at, stack,
-                            training_picture, view, whole_mask, world_pictures)
+from fsskit.cutouts import (close_view, CutoutPool, Cutout, Picture, Pose, Way, copy_first_iou, crop_thing, draw_thing,
+                            fit_picture, gather_cutouts, lay, lift, moving_clip, paste_scene, photo_view, pose_at,
+                            stack, training_picture, view, whole_mask, world_pictures)
 from fsskit.datasets import read_coco
 from fsskit.fieldguide import CLASS_NAMES, N_CLASSES, generator
 from fsskit.photos import FSSKitError, save_mask
@@ -111,7 +111,8 @@ def test_a_pose_mirrors_turns_and_scales():
 def test_the_upper_layer_owns_the_pixel():
     full = Cutout('x', np.full((4, 4, 3), 200, np.uint8), np.full((4, 4), 255, np.uint8), 16)
     half = Cutout('y', np.full((4, 4, 3), 0, np.uint8), np.full((4, 4), 102, np.uint8), 16)  # covers 0.4
-    image, labels, covers = stack(np.zeros((4, 4, 3), np.uint8), [(full, Pose((2, 2), soft=0)), (half, Pose((2, 2), soft=0))])
+    image, labels, covers = stack(np.zeros((4, 4, 3), np.uint8),
+                                  [(full, Pose((2, 2), soft=0)), (half, Pose((2, 2), soft=0))])
     assert (labels == 1).all() and (image == 120).all() and covers[1] == pytest.approx(np.full((4, 4), .4))
     assert (stack(image, [])[1] == 0).all() and (stack(image, [])[0] == image).all()
 
@@ -198,7 +199,8 @@ def test_hidden_objects_are_not_listed():
 
 
 def test_the_path_is_a_bezier_curve():
-    way = Way(Pose((0., 4.), 1., turn=10), bend=(8., 4.), end=(8., 20.), growth=math.log(2), spin=-20, dimming=math.log(.5))
+    way = Way(Pose((0., 4.), 1., turn=10), bend=(8., 4.), end=(8., 20.), growth=math.log(2), spin=-20,
+              dimming=math.log(.5))
     assert pose_at(way, 0.) == way.pose
     third = pose_at(way, 1 / 3)
     assert third.centre == pytest.approx((4 / 9 * 0 + 4 / 9 * 8 + 1 / 9 * 8, 4 / 9 * 4 + 4 / 9 * 4 + 1 / 9 * 20))
@@ -243,20 +245,22 @@ def coco(tmp_path):
     root = tmp_path / 'mini'
     (root / 'images').mkdir(parents=True)
     rectangle = lambda x, y, w, h: [[x, y, x + w, y, x + w, y + h, x, y + h]]
-    rows = [(1, 1, rectangle(10, 10, 30, 20), 0), (1, 1, rectangle(60, 10, 30, 20), 0), (1, 2, rectangle(0, 50, 90, 20), 1),
-            (2, 2, rectangle(20, 20, 40, 40), 0)]
+    rows = [(1, 1, rectangle(10, 10, 30, 20), 0), (1, 1, rectangle(60, 10, 30, 20), 0),
+            (1, 2, rectangle(0, 50, 90, 20), 1), (2, 2, rectangle(20, 20, 40, 40), 0)]
     annotations = [dict(id=n, image_id=i, category_id=c, segmentation=s, iscrowd=crowd, area=1, bbox=[0, 0, 1, 1])
                    for n, (i, c, s, crowd) in enumerate(rows)]
     images = [dict(id=i, file_name=f'{i}.jpg', height=80, width=100) for i in (1, 2)]
     for i in (1, 2): Image.fromarray(noise(i, 80, 100)).save(root / 'images' / f'{i}.jpg')
     categories = [dict(id=1, name='cat'), dict(id=2, name='dog')]
-    (root / 'instances.json').write_text(json.dumps(dict(images=images, annotations=annotations, categories=categories)))
+    (root / 'instances.json').write_text(json.dumps(dict(images=images, annotations=annotations,
+                                                         categories=categories)))
     return root
 
 
 def test_coco_gives_instances_without_crowds(coco, tmp_path):
     pool = gather_cutouts(f'coco:{coco}', smallworld=0, side=100, progress=False)
-    assert [[(t.name, t.area) for t in p.things] for p in pool.pictures] == [[('cat', 600), ('cat', 600)], [('dog', 1600)]]
+    found = [[(t.name, t.area) for t in p.things] for p in pool.pictures]
+    assert found == [[('cat', 600), ('cat', 600)], [('dog', 1600)]]
     assert pool.pictures[0].things[1].box == (60, 10, 90, 30)
     assert pool.facts == {'sources': {'mini': 2}, 'smallworld': 0, 'left_out': 0, 'exclude': ''}
     (tmp_path / 'out.txt').write_text('mini/1.jpg\n')
@@ -273,7 +277,8 @@ def test_folders_give_masks_and_backdrops(tmp_path):
     (tmp_path / 'plain').mkdir()
     for n in range(3): Image.fromarray(noise(n, 60, 80)).save(tmp_path / 'plain' / f'{n}.png')
     (tmp_path / 'out.txt').write_text('# held out\ncat/b.jpg\nplain/2.png\n')
-    pool = gather_cutouts(f"folder:{tmp_path / 'set'}", [tmp_path / 'plain'], tmp_path / 'out.txt', 0, 80, progress=False)
+    pool = gather_cutouts(f"folder:{tmp_path / 'set'}", [tmp_path / 'plain'], tmp_path / 'out.txt', 0, 80,
+                          progress=False)
     assert [p.source for p in pool.pictures] == ['cat/a.jpg'] and (pool.pictures[0].masks()[0] == mask).mean() > .99
     assert len(pool.backdrops) == 2 and pool.backdrops[0].shape == (60, 80, 3)
     assert pool.facts == {'sources': {'set': 1, 'plain': 2}, 'smallworld': 0, 'left_out': 2, 'exclude': 'out.txt'}
@@ -291,4 +296,6 @@ def test_held_out_photos_of_the_kit_stay_out(shared):
     table = read_coco(shared / 'data' / 'coco_mini' / 'instances.json')
     names = [line for line in listed.read_text().splitlines() if line.startswith('coco_mini/')]
     kept, out = cutouts._allowed(table.sizes, cutouts.read_lines(listed))
-    assert out == len(names) and not {f'coco_mini/{p}' for p in kept} & set(names) and len(kept) + out == len(table.sizes)
+    assert out == len(names)
+    assert not {f'coco_mini/{p}' for p in kept} & set(names)
+    assert len(kept) + out == len(table.sizes)

@@ -15,7 +15,8 @@ from torch import nn
 from fsskit import distillation as module
 from fsskit.backbones import create_backbone, FeatureCache
 from fsskit.distillation import (adapter_widths, align, Basis, BottleneckAdapter, build_task, check_settings, conv_step,
-                                 create_teacher, cut_view, distil_adapter, distil_loss, DistilTask, early_layer, explained,
+                                 create_teacher, cut_view,
+                                 distil_adapter, distil_loss, DistilTask, early_layer, explained,
                                  export_adapter, FeaturePairs, fill, final_size, linear_probe, load_adapter, pair_key,
                                  paint, pca_basis, probe_layers, readable_photos, SamTeacher, score_adapter, stage_at,
                                  stage_sizes, state_id, to_grid, TokenBlock)
@@ -70,7 +71,8 @@ def triangle(old, new):
     return table
 
 
-@pytest.mark.parametrize('old, new', [((7, 5), (3, 4)), ((4, 6), (2, 9)), ((3, 3), (6, 6)), ((16, 16), (5, 5)), ((16, 16), (20, 20))])
+@pytest.mark.parametrize('old, new', [((7, 5), (3, 4)), ((4, 6), (2, 9)), ((3, 3), (6, 6)), ((16, 16), (5, 5)),
+                                      ((16, 16), (20, 20))])
 def test_resizing_by_hand(old, new):
     maps = rand(2, 3, *old)
     wanted = np.einsum('iy,jx,bcyx->bcij', triangle(old[0], new[0]), triangle(old[1], new[1]), maps.numpy())
@@ -93,7 +95,8 @@ def test_who_comes_to_whom(how):
 
 def test_shrinking_is_the_default():
     student, teacher = rand(1, 2, 3, 3), rand(1, 2, 6, 6, seed=1)
-    assert distil_loss(student, teacher) == distil_loss(student, teacher, 'shrink_teacher') != distil_loss(student, teacher, 'grow_student')
+    assert distil_loss(student, teacher) == distil_loss(student, teacher, 'shrink_teacher')
+    assert distil_loss(student, teacher) != distil_loss(student, teacher, 'grow_student')
 
 
 @pytest.mark.parametrize('how', ['shrink_teacher', 'grow_student'])
@@ -123,15 +126,16 @@ def test_the_layer_list():
     adapter = BottleneckAdapter()
     convs = [(m.in_channels, m.out_channels, m.kernel_size, m.padding, m.bias is None)
              for m in adapter.modules() if isinstance(m, nn.Conv2d)]
-    assert convs == [(768, 256, (1, 1), (0, 0), True), (256, 256, (3, 3), (1, 1), True), (256, 128, (1, 1), (0, 0), True),
-                     (128, 256, (1, 1), (0, 0), False)]
+    assert convs == [(768, 256, (1, 1), (0, 0), True), (256, 256, (3, 3), (1, 1), True),
+                     (256, 128, (1, 1), (0, 0), True), (128, 256, (1, 1), (0, 0), False)]
     assert [[type(m).__name__ for m in step] for step in adapter.squeeze] == [['Conv2d', 'BatchNorm2d', 'GELU']] * 3
     assert len(adapter.blocks) == 2 and all(b.attn.heads == 8 and b.mlp[0].out_features == 512 for b in adapter.blocks)
     assert isinstance(BottleneckAdapter(norm='layer').squeeze[0][1], module.LayerNorm2d)
 
 
 def gelu(x): return x * .5 * (1 + np.vectorize(math.erf)(x / math.sqrt(2)))
-def layer_norm(x, w, b, eps=1e-5): return (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + eps) * w + b
+def layer_norm(x, w, b, eps=1e-5):
+    return (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + eps) * w + b
 
 
 def naive_adapter(s, x, heads, norm, blocks):
@@ -139,7 +143,8 @@ def naive_adapter(s, x, heads, norm, blocks):
     c, h, w = x.shape
     for i, kernel in enumerate((1, 3, 1)):
         weight, pad = s[f'squeeze.{i}.0.weight'], np.pad(x, ((0, 0), (kernel // 2,) * 2, (kernel // 2,) * 2))
-        x = sum(np.einsum('dc,cyx->dyx', weight[:, :, v, u], pad[:, v:v + h, u:u + w]) for v in range(kernel) for u in range(kernel))
+        x = sum(np.einsum('dc,cyx->dyx', weight[:, :, v, u], pad[:, v:v + h, u:u + w]) for v in range(kernel)
+                for u in range(kernel))
         g, b = s[f'squeeze.{i}.1.weight'][:, None, None], s[f'squeeze.{i}.1.bias'][:, None, None]
         if norm == 'batch':
             mean, var = (s[f'squeeze.{i}.1.running_{k}'][:, None, None] for k in ('mean', 'var'))
@@ -194,10 +199,12 @@ def test_gradients_of_the_adapter():
     torch.manual_seed(0)
     adapter = BottleneckAdapter(3, (4, 4, 4), 2, blocks=1, heads=2, norm='layer').double()
     teacher = rand(1, 2, 4, 4, seed=1).double()
-    assert torch.autograd.gradcheck(lambda x: distil_loss(adapter(x), teacher), rand(1, 3, 2, 3).double().requires_grad_())
+    assert torch.autograd.gradcheck(lambda x: distil_loss(adapter(x), teacher),
+                                    rand(1, 3, 2, 3).double().requires_grad_())
 
 
-@pytest.mark.parametrize('wrong, text', [(dict(widths=(8, 8)), 'three widths'), (dict(widths=(8, 0, 8)), 'from 1 to 8192'),
+@pytest.mark.parametrize('wrong, text', [(dict(widths=(8, 8)),
+                                          'three widths'), (dict(widths=(8, 0, 8)), 'from 1 to 8192'),
                                          (dict(in_dim=10 ** 9), 'from 1 to 8192'), (dict(blocks=99), '0 to 48 blocks'),
                                          (dict(widths=(8, 8, 12)), '12 channels cannot be shared among 8 heads'),
                                          (dict(norm='group'), "norm='group' is not known")])
@@ -217,7 +224,8 @@ def test_small_parts():
 # ---------------------------------------------------------------- the teacher
 def test_the_teacher_is_sam_on_a_squashed_photo(teacher, photos):
     sam = micro_sam()
-    square = torch.tensor(np.asarray(Image.fromarray(photos[1]).resize((64, 64), Image.BILINEAR))).permute(2, 0, 1)[None].float()
+    square = torch.tensor(np.asarray(Image.fromarray(photos[1]).resize((64, 64),
+                                                                       Image.BILINEAR))).permute(2, 0, 1)[None].float()
     with torch.no_grad(): wanted = sam.image_encoder(sam.preprocess(square))
     assert torch.allclose(teacher(square / 255), wanted, atol=1e-4)
     wide = to_tensor(photos[1])[None]
@@ -234,13 +242,15 @@ class Shaped(nn.Module):
 
 
 def test_other_encoders_of_that_shape():
-    teacher = SamTeacher(Shaped(lambda x: F.avg_pool2d(x, 16).mean(1, keepdim=True).expand(-1, 256, -1, -1)), 'mobile', side=32)
+    teacher = SamTeacher(Shaped(lambda x: F.avg_pool2d(x, 16).mean(1, keepdim=True).expand(-1, 256, -1, -1)), 'mobile',
+                         side=32)
     image = torch.full((1, 3, 20, 50), .5)
     assert teacher.side == 32 and torch.allclose(teacher(image), torch.tensor([(.5 - m) / s for m, s in zip(
         (.485, .456, .406), (.229, .224, .225))]).mean().expand(1, 256, 2, 2), atol=1e-5)
     with pytest.raises(FSSKitError, match='pass side='): SamTeacher(Shaped(None), 'mobile')
     for give in (lambda x: x, lambda x: [x], lambda x: x.flatten()):
-        with pytest.raises(FSSKitError, match=r"'sam' gives .* not \(B, 256, g, g\)"): SamTeacher(Shaped(give), side=32)(image)
+        with pytest.raises(FSSKitError, match=r"'sam' gives .* not \(B, 256, g, g\)"):
+            SamTeacher(Shaped(give), side=32)(image)
     with pytest.raises(FSSKitError, match='divide bytes by 255'): teacher(image * 255)
 
 
@@ -288,7 +298,8 @@ def test_views_differ(photos):
 
 class Counting(nn.Module):
     "A network that counts how often it is asked."
-    def __init__(self, net): super().__init__(); self.net, self.name, self.weights_id, self.asked = net, net.name, net.weights_id, 0
+    def __init__(self, net):
+        super().__init__(); self.net, self.name, self.weights_id, self.asked = net, net.name, net.weights_id, 0
     def __getattr__(self, name):
         try: return super().__getattr__(name)
         except AttributeError: return getattr(super().__getattr__('net'), name)
@@ -305,7 +316,9 @@ def test_maps_are_what_the_networks_say_and_are_computed_once(student, teacher, 
     wanted = student(to_tensor(view, 48)[None], [1])[0][0], teacher(to_tensor(view, 64)[None])[0]
     assert torch.equal(ours, wanted[0].half().float()) and torch.equal(theirs, wanted[1].half().float())
     again = FeaturePairs(photos[:2], one, 1, two, cache, views=3, seed=5).batch([4, 4], 48)
-    assert (one.asked, two.asked) == (1, 1) and torch.equal(again[0], torch.stack([ours] * 2)) and torch.equal(again[1][1], theirs)
+    assert (one.asked, two.asked) == (1, 1)
+    assert torch.equal(again[0], torch.stack([ours] * 2))
+    assert torch.equal(again[1][1], theirs)
     pairs.maps(4, 32)
     assert (one.asked, two.asked) == (2, 1)
 
@@ -313,14 +326,17 @@ def test_maps_are_what_the_networks_say_and_are_computed_once(student, teacher, 
 def test_names_follow_the_content(student, teacher, photos, cache):
     make = lambda p, layer=1, t=teacher, s=student, **o: FeaturePairs(p, s, layer, t, cache, **o)
     key = pair_key(make(photos, views=2), 2, 48)
-    assert key == pair_key(make(photos[::-1], views=2), 8, 48) == pair_key(make([Image.fromarray(p) for p in photos], views=2), 2, 48)
+    assert key == pair_key(make(photos[::-1], views=2), 8,
+                           48) == pair_key(make([Image.fromarray(p) for p in photos], views=2), 2, 48)
     stranger = create_backbone('embedded', None, 1, dim=12, depth=3, heads=2)
     other = SamTeacher(micro_sam(1).image_encoder, 'micro')
-    keys = [key, pair_key(make(photos, views=2), 3, 48), pair_key(make(photos, views=2), 2, 32), pair_key(make(photos, 0, views=2), 2, 48),
+    keys = [key, pair_key(make(photos, views=2), 3, 48), pair_key(make(photos, views=2), 2,
+                                                                  32), pair_key(make(photos, 0, views=2), 2, 48),
             pair_key(make(photos, s=stranger, views=2), 2, 48), pair_key(make(photos, views=2), 2, None),
             pair_key(make(photos, t=other, views=2), 2, None), pair_key(make(photos, views=2, seed=1), 3, 48)]
     assert len(set(keys)) == len(keys) and pair_key(make(photos, 0), 1, None) == pair_key(make(photos, 2), 1, None)
-    turned = np.ascontiguousarray(photos[0].reshape(photos[0].shape[1], photos[0].shape[0], 3))  # same bytes, other shape
+    turned = np.ascontiguousarray(photos[0].reshape(photos[0].shape[1], photos[0].shape[0],
+                                                    3))  # same bytes, other shape
     assert pair_key(make([photos[0]]), 0, 48) != pair_key(make([turned]), 0, 48)
 
 
@@ -342,7 +358,8 @@ def test_filling(student, teacher, photos, tmp_path, capsys):
     pairs.batch(range(6), 48)
     assert one.asked == 12
     small = FeaturePairs(photos, student, 1, teacher, FeatureCache(tmp_path / 'b', max_bytes=20_000))
-    with pytest.raises(FSSKitError, match='features of 6 views take about .* allow more'): fill(small, (32,), progress=False)
+    with pytest.raises(FSSKitError, match='features of 6 views take about .* allow more'):
+        fill(small, (32,), progress=False)
     assert 'features' not in capsys.readouterr().err
     fill(FeaturePairs(photos[:1], student, 1, teacher, cache), (32,))
     assert 'features' in capsys.readouterr().err
@@ -351,7 +368,9 @@ def test_filling(student, teacher, photos, tmp_path, capsys):
 # ---------------------------------------------------------------- coarse to fine
 def test_sizes_of_the_stages():
     assert stage_sizes(518, 14) == (126, 252, 518) and stage_sizes(320, 16) == (80, 160, 320)
-    assert stage_sizes(64, 16) == (16, 32, 64) and stage_sizes(96, 16, 1) == (96,) and stage_sizes(112, 16, 2) == (48, 112)
+    assert stage_sizes(64, 16) == (16, 32, 64)
+    assert stage_sizes(96, 16, 1) == (96,)
+    assert stage_sizes(112, 16, 2) == (48, 112)
     for size in (100, 48):
         with pytest.raises(FSSKitError, match='multiple of 16 px, at least 64'): stage_sizes(size, 16)
 
@@ -361,12 +380,13 @@ def test_sizes_of_the_stages():
 def test_stages_by_step(steps, stages):
     found = [stage_at(step, steps, stages) for step in range(steps)]
     assert found == sorted(found) and found == [math.floor(step / steps * stages + 1e-9) for step in range(steps)]
-    assert stage_at(steps, steps, stages) == stage_at(10 ** 6, steps, stages) == stages - 1 == stage_at(0, 0, 1) + stages - 1
+    assert stage_at(steps, steps, stages) == stage_at(10 ** 6, steps,
+                                                      stages) == stages - 1 == stage_at(0, 0, 1) + stages - 1
 
 
 def micro_task(student, teacher, photos, cache, **options):
-    task = build_task(photos, student, teacher, cache, layer=1, sizes=(16, 32, 64), widths=WIDTHS, views=2, validation=3,
-                      **{'steps': 9, 'batch': 2} | options)
+    task = build_task(photos, student, teacher, cache, layer=1, sizes=(16, 32, 64), widths=WIDTHS, views=2,
+                      validation=3, **{'steps': 9, 'batch': 2} | options)
     return task
 
 
@@ -375,10 +395,13 @@ def test_a_task_is_put_together(student, teacher, photos, cache):
     task = micro_task(student, teacher, photos, cache, seed=3)
     assert torch.equal(state, torch.random.get_rng_state()) and task.learned == ('adapter',)
     same = lambda some, those: len(some) == len(those) and all(a is b for a, b in zip(some, those))
-    assert same(task.held_out.photos, [photos[1], photos[4]]) and same(task.pairs.photos, [photos[n] for n in (0, 2, 3, 5)])
+    assert same(task.held_out.photos, [photos[1], photos[4]])
+    assert same(task.pairs.photos, [photos[n] for n in (0, 2, 3, 5)])
     assert (task.pairs.views, task.held_out.views, task.pairs.seed, task.seed) == (2, 1, 3, 3)
-    equal = lambda a, b: all(torch.equal(x, y) for x, y in zip(a.adapter.state_dict().values(), b.adapter.state_dict().values()))
-    assert equal(task, micro_task(student, teacher, photos, cache, seed=3)) and not equal(task, micro_task(student, teacher, photos, cache))
+    equal = lambda a, b: all(torch.equal(x, y) for x, y in zip(a.adapter.state_dict().values(),
+                                                               b.adapter.state_dict().values()))
+    assert equal(task, micro_task(student, teacher, photos, cache, seed=3))
+    assert not equal(task, micro_task(student, teacher, photos, cache))
     assert {id(p) for p in task.parameters()} == {id(p) for p in task.adapter.parameters()}
 
 
@@ -386,16 +409,20 @@ def test_what_is_chosen_when_nothing_is_said(student, teacher, photos, cache):
     alone = build_task(photos[:1], create_backbone('embedded', None), teacher, cache)
     assert alone.pairs.photos[0] is alone.held_out.photos[0] is photos[0]
     assert alone.sizes == (80, 160, 320) and alone.pairs.layer == 0 == early_layer(alone.pairs.student)
-    assert alone.adapter.settings == dict(in_dim=192, widths=[128, 128, 64], out_dim=256, blocks=2, heads=8, norm='batch')
+    assert alone.adapter.settings == dict(in_dim=192, widths=[128, 128, 64], out_dim=256, blocks=2, heads=8,
+                                          norm='batch')
     dino = create_backbone('dinov2_vits14', None, depth=4)
-    assert early_layer(dino) == 2 and final_size(dino) == 518 and stage_sizes(final_size(dino), dino.stride) == (126, 252, 518)
+    assert early_layer(dino) == 2
+    assert final_size(dino) == 518
+    assert stage_sizes(final_size(dino), dino.stride) == (126, 252, 518)
     assert early_layer(create_backbone('dinov2_vits14', None, depth=2)) == 1
 
 
 def test_layers_and_sizes_that_do_not_exist(student, teacher, photos, cache):
     assert build_task(photos, student, teacher, cache, layer=-1, sizes=[32], widths=WIDTHS).pairs.layer == 2
     for layer in (3, -4):
-        with pytest.raises(FSSKitError, match=f"'embedded' has layers 0 to 2, not {layer}"): build_task(photos, student, teacher, cache, layer=layer)
+        with pytest.raises(FSSKitError, match=f"'embedded' has layers 0 to 2, not {layer}"):
+            build_task(photos, student, teacher, cache, layer=layer)
     for size in (40, 0):
         with pytest.raises(FSSKitError, match=f'Photos of {size} px do not fit .* multiples of 16 px'):
             build_task(photos, student, teacher, cache, sizes=(32, size))
@@ -450,7 +477,8 @@ def test_the_score_by_hand(student, teacher, photos, cache):
     adapter = BottleneckAdapter(12, WIDTHS).eval()
     pairs = FeaturePairs(photos[:3], student, 1, teacher, cache, views=2)
     with torch.no_grad(): guess = torch.cat([adapter(pairs.maps(i, 48)[0][None]) for i in (0, 2, 4)]).double().numpy()
-    wanted = np.stack([np.einsum('iy,jx,cyx->cij', triangle(4, 3), triangle(4, 3), pairs.maps(i, 48)[1]) for i in (0, 2, 4)])
+    wanted = np.stack([np.einsum('iy,jx,cyx->cij', triangle(4, 3), triangle(4, 3), pairs.maps(i, 48)[1])
+                       for i in (0, 2, 4)])
     error = ((guess - wanted) ** 2).sum()
     score = 1 - error / ((wanted - wanted.mean((0, 2, 3), keepdims=True)) ** 2).sum()
     cosine = ((guess * wanted).sum(1) / np.linalg.norm(guess, axis=1) / np.linalg.norm(wanted, axis=1)).mean()
@@ -464,7 +492,8 @@ def test_explained_variance():
     target = rand(2, 3, 4, 5)
     mean = target.mean((0, 2, 3), keepdim=True).expand_as(target)
     assert explained(target, target) == 1 and explained(mean, target) == pytest.approx(0, abs=1e-6)
-    assert explained((target + mean) / 2, target) == pytest.approx(.75, abs=1e-6) and explained(target + 10, target) < -1
+    assert explained((target + mean) / 2, target) == pytest.approx(.75, abs=1e-6)
+    assert explained(target + 10, target) < -1
 
 
 # ---------------------------------------------------------------- pictures
@@ -509,7 +538,8 @@ def test_layers_are_compared_on_other_photos(student, teacher, photos):
     found = probe_layers(student, teacher, photos, 48, layers=[0, 2])
     x = torch.cat([student(to_tensor(p, 48)[None], [2])[0] for p in photos])
     y = to_grid(torch.cat([teacher(to_tensor(p, 64)[None]) for p in photos]), (3, 3))
-    assert list(found) == [0, 2] and found[2] == pytest.approx(linear_probe((x[::2], y[::2]), (x[1::2], y[1::2])), abs=1e-6)
+    assert list(found) == [0, 2]
+    assert found[2] == pytest.approx(linear_probe((x[::2], y[::2]), (x[1::2], y[1::2])), abs=1e-6)
     assert list(probe_layers(student, teacher, photos[:2], 32)) == [0, 1, 2]
 
 
@@ -519,7 +549,8 @@ def trained(student, teacher, photos, tmp_path):
     "A task and its checkpoint."
     task = micro_task(student, teacher, photos, FeatureCache(tmp_path / 'features'), seed=2)
     for p in task.adapter.parameters(): p.data += .05
-    save_checkpoint(tmp_path / 'checkpoint.pt', task, torch.optim.AdamW(learned_parameters(task)), module_clock(), seed=2)
+    save_checkpoint(tmp_path / 'checkpoint.pt', task, torch.optim.AdamW(learned_parameters(task)), module_clock(),
+                    seed=2)
     return task
 
 
@@ -529,8 +560,9 @@ def module_clock():
 
 
 def test_written_and_read_again(trained, student, tmp_path):
-    path = export_adapter(tmp_path / 'checkpoint.pt', tmp_path / 'out', trained, EncoderRun({'cats': 4}, smallworld=2, data_note='a note',
-                                                                                         exclude='list.txt', left_out=7, teacher_note='free'))
+    path = export_adapter(tmp_path / 'checkpoint.pt', tmp_path / 'out', trained,
+                          EncoderRun({'cats': 4}, smallworld=2, data_note='a note', exclude='list.txt', left_out=7,
+                                     teacher_note='free'))
     state = load_file(path)
     own = trained.adapter.state_dict()
     assert path.name == 'adapter_embedded.safetensors' and state.keys() == own.keys()
@@ -540,11 +572,17 @@ def test_written_and_read_again(trained, student, tmp_path):
     with torch.no_grad(): assert torch.allclose(loaded(x), trained.adapter.eval()(x), atol=2e-2)
     assert not loaded.training and not any(p.requires_grad for p in loaded.parameters()) and loaded.layer == 1
     about = loaded.about
-    assert about['sizes'] == [16, 32, 64] and about['teacher'] == 'micro' and about['labels'] == 'none' and about['seed'] == '2'
-    assert about['backbone_weights'] == student.weights_id and about['teacher_weights'] == trained.pairs.teacher.weights_id
+    assert about['sizes'] == [16, 32, 64]
+    assert about['teacher'] == 'micro'
+    assert about['labels'] == 'none'
+    assert about['seed'] == '2'
+    assert about['backbone_weights'] == student.weights_id
+    assert about['teacher_weights'] == trained.pairs.teacher.weights_id
     card = path.with_suffix('.md').read_text()
-    for text in ('| cats | 4 |', 'SmallWorld, pretraining classes (generated) | 2 |', '7 photos were kept out', 'list.txt', 'a note',
-                 'layer 1 (from 0)', 'free', 'shrink_teacher', '[16, 32, 64]', f'{sum(p.numel() for p in loaded.parameters()):,}'):
+    for text in ('| cats | 4 |', 'SmallWorld, pretraining classes (generated) | 2 |', '7 photos were '
+                 'kept out', 'list.txt', 'a note',
+                 'layer 1 (from 0)', 'free', 'shrink_teacher', '[16, 32, 64]',
+                 f'{sum(p.numel() for p in loaded.parameters()):,}'):
         assert text in card, text
     assert load_adapter(path).layer == 1
 
@@ -571,8 +609,10 @@ def test_files_that_are_refused(trained, student, tmp_path, monkeypatch):
         rewrite(path, **changes)
         with pytest.raises(FSSKitError, match='is no adapter: give'): load_adapter(path)
     plan = trained.adapter.settings
-    for settings_, text in ((plan | dict(heads=0), 'cannot be built'), (plan | dict(colour='red'), 'cannot be built'), ([1], 'cannot be built'),
-                            (plan | dict(widths=8), 'cannot be built'), (plan | dict(out_dim=8), 'another architecture')):
+    for settings_, text in ((plan | dict(heads=0), 'cannot be built'),
+                            (plan | dict(colour='red'), 'cannot be built'), ([1], 'cannot be built'),
+                            (plan | dict(widths=8), 'cannot be built'),
+                            (plan | dict(out_dim=8), 'another architecture')):
         path.write_bytes(good)
         rewrite(path, adapter=json.dumps(settings_))
         with pytest.raises(FSSKitError, match=text): load_adapter(path)
@@ -580,13 +620,15 @@ def test_files_that_are_refused(trained, student, tmp_path, monkeypatch):
     rewrite(path, load_file(path) | {'out.bias': torch.full((256,), math.nan).half()})
     with pytest.raises(FSSKitError, match='out.bias holds NaN'): load_adapter(path)
     monkeypatch.setattr(module, 'shipped_weights', lambda name: tmp_path / name)
-    with pytest.raises(FSSKitError, match='adapter_resnet18.safetensors'): load_adapter(backbone=create_backbone('resnet18', None))
+    with pytest.raises(FSSKitError, match='adapter_resnet18.safetensors'):
+        load_adapter(backbone=create_backbone('resnet18', None))
     with pytest.raises(FSSKitError, match='adapter_embedded.safetensors'): load_adapter()
 
 
 def test_a_checkpoint_of_another_adapter_is_not_exported(trained, student, teacher, photos, cache, tmp_path):
     other = build_task(photos, student, teacher, cache, layer=1, sizes=(32,), widths=(16, 16, 8))
-    with pytest.raises(FSSKitError, match='another network'): export_adapter(tmp_path / 'checkpoint.pt', tmp_path, other, EncoderRun({}))
+    with pytest.raises(FSSKitError, match='another network'):
+        export_adapter(tmp_path / 'checkpoint.pt', tmp_path, other, EncoderRun({}))
 
 
 def test_a_training_goes_on_with_its_own_settings(student, teacher, photos, cache, tmp_path):
@@ -595,11 +637,13 @@ def test_a_training_goes_on_with_its_own_settings(student, teacher, photos, cach
     check_settings(make(), tmp_path, checkpoint)  # nothing to compare with yet
     check_settings(make(), tmp_path, checkpoint)
     check_settings(make(), tmp_path / 'elsewhere', checkpoint)
-    for options, text in ((dict(steps=12), 'steps = 9, not 12'), (dict(batch=3), 'batch = 2, not 3'), (dict(how='grow_student'), 'how ='),
+    for options, text in ((dict(steps=12), 'steps = 9, not 12'), (dict(batch=3), 'batch = 2, not 3'),
+                          (dict(how='grow_student'), 'how ='),
                           (dict(photos=photos[:5]), 'photos = 4 and 2 held out, not 3 and 2')):
         with pytest.raises(FSSKitError, match=text): check_settings(make(**options), tmp_path, checkpoint)
     other = create_backbone('embedded', None, 1, dim=12, depth=3, heads=2)
-    with pytest.raises(FSSKitError, match='backbone_weights ='): check_settings(micro_task(other, teacher, photos, cache), tmp_path, checkpoint)
+    with pytest.raises(FSSKitError, match='backbone_weights ='):
+        check_settings(micro_task(other, teacher, photos, cache), tmp_path, checkpoint)
     check_settings(make(steps=12), tmp_path)  # a new training
     assert json.loads((tmp_path / 'settings.json').read_text())['steps'] == '12'
 
@@ -621,9 +665,12 @@ def test_photos_on_the_list_are_left_out(album, tmp_path):
     with pytest.warns(UserWarning, match='left out, cannot be read'):
         files, run = readable_photos(album, tmp_path / 'out.txt', smallworld=1, progress=False)
     assert [f.name for f in files[:3]] == ['1.png', '2.png', '4.png'] and run.sources == {'album': 3}
-    assert run.unreadable == ['album/3.png'] and len(files) == 3 + 24 == 3 + run.smallworld and files[3].shape == (320, 320, 3)
+    assert run.unreadable == ['album/3.png']
+    assert len(files) == 3 + 24 == 3 + run.smallworld
+    assert files[3].shape == (320, 320, 3)
     (tmp_path / 'all.txt').write_text(''.join(f'album/{n}.png\n' for n in range(6)))
-    with pytest.raises(FSSKitError, match='No photo to learn from is left'): readable_photos(album, tmp_path / 'all.txt', progress=False)
+    with pytest.raises(FSSKitError, match='No photo to learn from is left'):
+        readable_photos(album, tmp_path / 'all.txt', progress=False)
 
 
 def test_from_photos_to_weights(album, tmp_path, monkeypatch):
@@ -631,17 +678,21 @@ def test_from_photos_to_weights(album, tmp_path, monkeypatch):
     read = []
     original = module.load_photo
     monkeypatch.setattr(module, 'load_photo', lambda source: read.append(source) or original(source))
-    how = dict(backbone='embedded', teacher_weights=None, exclude=tmp_path / 'out.txt', smallworld=0, views=2, sizes=(16, 32), widths=WIDTHS, steps=3,
-               batch=2, validate_every=2, cache=tmp_path / 'features', threads=1, progress=False, data_note='made for a test', teacher_note='random')
+    how = dict(backbone='embedded', teacher_weights=None, exclude=tmp_path / 'out.txt',
+               smallworld=0, views=2, sizes=(16, 32), widths=WIDTHS, steps=3,
+               batch=2, validate_every=2, cache=tmp_path / 'features', threads=1, progress=False,
+               data_note='made for a test', teacher_note='random')
     weights = distil_adapter(album, tmp_path / 'run', **how)
     assert not {'0.png', '5.png'} & {source.name for source in read} and torch.get_num_threads() == 1
     best = read_checkpoint(tmp_path / 'run' / 'best.pt')['learned']['adapter']
-    assert all(torch.equal(v, best[k].half() if best[k].is_floating_point() else best[k]) for k, v in load_file(weights).items())
+    assert all(torch.equal(v, best[k].half() if best[k].is_floating_point() else best[k])
+               for k, v in load_file(weights).items())
     backbone = create_backbone('embedded')
     adapter = load_adapter(weights, backbone)
     assert adapter(backbone(torch.rand(1, 3, 48, 32), [adapter.layer])[0]).shape == (1, 256, 3, 2)
     card = weights.with_suffix('.md').read_text()
-    for text in ('| album | 4 |', '2 photos were kept out', 'made for a test', '; random', 'seed 0', '1 pictures held out'): assert text in card, text
+    for text in ('| album | 4 |', '2 photos were kept out', 'made for a test', '; random', 'seed 0',
+                 '1 pictures held out'): assert text in card, text
     with pytest.raises(FSSKitError, match='already holds a training'): distil_adapter(album, tmp_path / 'run', **how)
     with pytest.raises(FSSKitError, match='sizes ='):
         distil_adapter(album, tmp_path / 'run', **how | dict(sizes=(32,)), resume=tmp_path / 'run' / 'checkpoint.pt')
@@ -651,9 +702,11 @@ def test_from_photos_to_weights(album, tmp_path, monkeypatch):
 
 
 def test_a_teacher_of_your_own(album, tmp_path):
-    mobile = SamTeacher(Shaped(lambda x: F.avg_pool2d(x, 16).mean(1, keepdim=True).expand(-1, 256, -1, -1)), 'mobile', side=48)
-    weights = distil_adapter(album, tmp_path / 'run', teacher=mobile, smallworld=0, views=1, validation=3, sizes=(16,), widths=WIDTHS, steps=1,
-                             batch=2, norm='layer', how='grow_student', cache=tmp_path / 'features', progress=False)
+    mobile = SamTeacher(Shaped(lambda x: F.avg_pool2d(x, 16).mean(1, keepdim=True).expand(-1, 256, -1, -1)), 'mobile',
+                        side=48)
+    weights = distil_adapter(album, tmp_path / 'run', teacher=mobile, smallworld=0, views=1, validation=3, sizes=(16,),
+                             widths=WIDTHS, steps=1, batch=2, norm='layer', how='grow_student',
+                             cache=tmp_path / 'features', progress=False)
     about = load_adapter(weights).about
     assert (about['teacher'], about['teacher_weights'], about['how']) == ('mobile', mobile.weights_id, 'grow_student')
     assert about['adapter']['norm'] == 'layer' and '2 pictures held out' in weights.with_suffix('.md').read_text()
@@ -661,8 +714,8 @@ def test_a_teacher_of_your_own(album, tmp_path):
 
 def test_minutes_and_resume_of_the_whole(album, tmp_path, monkeypatch):
     monkeypatch.setattr(module, 'load_sam', lambda *args: micro_sam(0))
-    how = dict(teacher_weights=None, smallworld=0, views=1, sizes=(16, 32), widths=WIDTHS, steps=4, batch=2, validate_every=None,
-               cache=tmp_path / 'features', progress=False)
+    how = dict(teacher_weights=None, smallworld=0, views=1, sizes=(16, 32), widths=WIDTHS, steps=4, batch=2,
+               validate_every=None, cache=tmp_path / 'features', progress=False)
     whole = distil_adapter(album, tmp_path / 'whole', **how)
     distil_adapter(album, tmp_path / 'parts', **how, minutes=0)
     assert read_checkpoint(tmp_path / 'parts' / 'checkpoint.pt')['step'] == 0

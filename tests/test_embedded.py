@@ -135,7 +135,8 @@ def test_neighbour_loss_is_the_divergence_of_softmaxes_without_the_place_itself(
 
 def test_neighbour_loss_does_not_see_a_constant_but_the_relation_loss_does():
     t = place_cosines(rand(8, 3, 4, 4))
-    assert neighbour_loss(t - 0.3, t).item() == pytest.approx(0, abs=1e-5) and relation_loss(t - 0.3, t).item() == pytest.approx(0.09)
+    assert neighbour_loss(t - 0.3, t).item() == pytest.approx(0, abs=1e-5)
+    assert relation_loss(t - 0.3, t).item() == pytest.approx(0.09)
 
 
 def test_tables_do_not_see_a_rotation_but_cosine_loss_does():
@@ -250,7 +251,8 @@ def test_early_then_tokens_then_blocks_is_the_forward_pass():
     assert early.shape == (2, 128, 4, 8) and torch.equal(early, by_hand) and grid == (2, 4)
     for y in range(2):
         for x in range(4): assert torch.equal(tokens[:, 1 + 4 * y + x], patches[:, :, y, x])
-    assert torch.equal(tokens, student.embed(images)[0]) and torch.equal(tokens[:, 0], student.cls_token[:, 0].expand(2, -1))
+    assert torch.equal(tokens, student.embed(images)[0])
+    assert torch.equal(tokens[:, 0], student.cls_token[:, 0].expand(2, -1))
     assert all(torch.equal(a, b) for a, b in zip(maps, whole)) and torch.equal(cls, whole_cls)
 
 
@@ -383,7 +385,8 @@ def test_teacher_matches_timms_own_stages(teacher_file):
     for own, theirs, grid in zip(maps, features, ((8, 12), (4, 6), (4, 6))):
         assert torch.allclose(own, F.normalize(F.interpolate(theirs, grid, mode='bilinear'), dim=1), atol=1e-5)
     assert torch.allclose(maps[1], F.normalize(features[1], dim=1), atol=1e-5)  # not resized at stride 16
-    assert torch.allclose(descriptor, head, atol=1e-5) and (teacher.widths, teacher.global_width) == ((32, 96, 320), 1280)
+    assert torch.allclose(descriptor, head, atol=1e-5)
+    assert (teacher.widths, teacher.global_width) == ((32, 96, 320), 1280)
 
 
 def test_teacher_is_never_trained(teacher):
@@ -406,8 +409,10 @@ def test_parts_of_the_loss_add_up(mini):
         (t8, t16, t32), target = d.teacher(views)
     tables = [(place_cosines(a), place_cosines(b)) for a, b in ((own[0], t16), (own[1], t32))]
     unlike = lambda a, b: 1 - F.cosine_similarity(a, b).mean()
-    expected = {'hint': unlike(hint, t8), 'cos16': unlike(fine, t16), 'cos32': unlike(coarse, t32), 'cos_global': unlike(globe, target),
-                'relation': sum(relation_loss(*t) for t in tables), 'neighbours': sum(neighbour_loss(*t) for t in tables)}
+    expected = {'hint': unlike(hint, t8), 'cos16': unlike(fine, t16),
+                'cos32': unlike(coarse, t32), 'cos_global': unlike(globe, target),
+                'relation': sum(relation_loss(*t) for t in tables),
+                'neighbours': sum(neighbour_loss(*t) for t in tables)}
     weights = {'hint': 0.5, 'cos16': 1, 'cos32': 1, 'cos_global': 0.3, 'relation': 3, 'neighbours': 0.5}
     expected['loss'] = sum(weights[k] * v for k, v in expected.items())
     assert parts.keys() == expected.keys()
@@ -477,13 +482,15 @@ def test_no_photo_is_an_error(tmp_path):
 
 
 @pytest.mark.parametrize('name, left', [
-    ('coco_mini/01.jpg', [1, 2, 3, 4]), ('coco_mini\\02.jpg', [0, 2, 3, 4]), ('db/cat/00.png', [0, 1, 2, 4]), ('cat/00', [0, 1, 2, 4]),
-    ('00', [0, 1, 2]), ('coco_mini/images/03.jpeg', [0, 1, 3, 4]), ('other/01.jpg', [0, 1, 2, 3, 4]),
+    ('coco_mini/01.jpg', [1, 2, 3, 4]), ('coco_mini\\02.jpg', [0, 2, 3, 4]), ('db/cat/00.png', [0, 1, 2, 4]),
+    ('cat/00', [0, 1, 2, 4]), ('00', [0, 1, 2]), ('coco_mini/images/03.jpeg',
+                                                  [0, 1, 3, 4]), ('other/01.jpg', [0, 1, 2, 3, 4]),
     ('images/coco_mini/01.jpg', [0, 1, 2, 3, 4]), ('1.jpg', [0, 1, 2, 3, 4]), ('coco_mini', [0, 1, 2, 3, 4])])
 def test_listed_photos_are_left_out_wherever_they_lie(album, tmp_path, name, left):
     (tmp_path / 'list.txt').write_text(name + '\n')
     files, run = choose_photos(album, tmp_path / 'list.txt')
-    assert [p.relative_to(album).as_posix() for p in files] == [ALBUM[n] for n in left] and run.left_out == 5 - len(left)
+    assert [p.relative_to(album).as_posix() for p in files] == [ALBUM[n] for n in left]
+    assert run.left_out == 5 - len(left)
 
 
 def test_links_do_not_hide_a_listed_photo(album, tmp_path):
@@ -595,15 +602,17 @@ def test_the_card_tells_what_the_run_did(run, teacher_file):
     card = weights.with_suffix('.md').read_text()
     digest = lambda path: hashlib.sha256(path.read_bytes()).hexdigest()
     losses = read_log(home / 'out/log.csv')
-    for text in (digest(weights), digest(teacher_file), f'{sum(p.numel() for p in EmbeddedViT().parameters()):,}', f'{weights.stat().st_size:,} bytes',
-                 '| cats | 2 |',
+    for text in (digest(weights), digest(teacher_file), f'{sum(p.numel() for p in EmbeddedViT().parameters()):,}',
+                 f'{weights.stat().st_size:,} bytes', '| cats | 2 |',
                  '1 photo was kept out of the training by the list `list.txt`', 'cats/bad.jpg', 'CC0, drawn by us',
                  'Apache-2.0', 'steps: 1 of 1; seed 3', '8 of 160 px', f"cos16 {losses['cos16'][0]:.4f}",
-                 f"loss {losses['loss'][0]:.4f}", 'cpu, CPU threads: 1', f'## Intended use and limits\n\n{INTENDED_USE}', 'start: random weights',
+                 f"loss {losses['loss'][0]:.4f}", 'cpu, CPU threads: 1',
+                 f'## Intended use and limits\n\n{INTENDED_USE}', 'start: random weights',
                  '6 transformer blocks of width 192', 'neighbours 0.5',
                  '`teacher.safetensors`'):
         assert text in card, text
-    assert str(home) not in card and card.endswith('## Measured quality\n\nNot measured yet: `python benchmarks/encoder.py` fills this in.\n')
+    assert str(home) not in card
+    assert card.endswith('## Measured quality\n\nNot measured yet: `python benchmarks/encoder.py` fills this in.\n')
 
 
 def test_card_of_a_run_that_nobody_described(run, tmp_path):
@@ -645,9 +654,11 @@ def test_mistakes_are_found_before_the_photos_are_read(run, teacher_file, tmp_pa
     good = {'teacher': teacher_file, 'out': tmp_path, 'resume': None, 'init': None, 'device': 'cpu'}
     ask = lambda **changed: check_start(**{**good, **changed})
     assert ask() == ask(device='auto') == ask(init=run[1]) == ask(resume=run[0] / 'out/checkpoint.pt') == 'cpu'
-    for changed, message in (({'teacher': tmp_path / 'no'}, 'does not exist'), ({'out': run[0] / 'out'}, 'already holds'),
+    for changed, message in (({'teacher': tmp_path / 'no'}, 'does not exist'),
+                             ({'out': run[0] / 'out'}, 'already holds'),
                              ({'resume': tmp_path / 'no.pt'}, 'cannot be read'), ({'device': 'cuda'}, "device='cuda'"),
-                             ({'init': tmp_path / 'no.safetensors'}, 'cannot be read'), ({'init': teacher_file}, 'another network')):
+                             ({'init': tmp_path / 'no.safetensors'}, 'cannot be read'),
+                             ({'init': teacher_file}, 'another network')):
         with pytest.raises(FSSKitError, match=message): ask(**changed)
 
 
@@ -659,7 +670,8 @@ def test_a_training_may_start_from_earlier_weights(run, teacher_file, pool, tmp_
     fresh, later = build_distiller(teacher_file, pool, 1), build_distiller(teacher_file, pool, 1, init=weights)
     assert all(torch.equal(v, start[k]) for k, v in later.student.state_dict().items())
     assert all(torch.equal(v, fresh.heads.state_dict()[k]) for k, v in later.heads.state_dict().items())
-    out = train_encoder(home / 'cats/0.jpg', teacher_file, tmp_path, steps=0, smallworld=0, batch=8, init=weights, progress=False)
+    out = train_encoder(home / 'cats/0.jpg', teacher_file, tmp_path, steps=0, smallworld=0, batch=8, init=weights,
+                        progress=False)
     assert all(torch.equal(v, load_file(weights)[k]) for k, v in load_file(out).items())
     assert f'start: the weights with sha256 `{hashlib.sha256(weights.read_bytes()).hexdigest()}`' in out.with_suffix('.md').read_text()
 

@@ -39,7 +39,8 @@ def one_thread():
     with limited_threads(1): yield
 
 
-COLOURS = {0: (230, 40, 30), 1: (30, 210, 50), 2: (40, 60, 230), 3: (220, 210, 40), 4: (200, 40, 210), 5: (50, 210, 220)}
+COLOURS = {0: (230, 40, 30), 1: (30, 210, 50), 2: (40, 60, 230), 3: (220, 210, 40), 4: (200, 40, 210),
+           5: (50, 210, 220)}
 NAMES = ('red', 'green', 'blue', 'yellow', 'pink', 'cyan')
 
 
@@ -61,7 +62,8 @@ def toy_set(photos=6, classes=6, read=None):
         if read is not None: read.append(photo)
         return boxes(*split(photo))[0]
     def mask(photo, c): return boxes(*split(photo))[1] if split(photo)[0] == c else np.zeros((48, 60), np.uint8)
-    return ListedDataset('toy', dict(enumerate(NAMES[:classes])), {c: [f'{c}-{i}' for i in range(photos)] for c in range(classes)},
+    return ListedDataset('toy', dict(enumerate(NAMES[:classes])),
+                         {c: [f'{c}-{i}' for i in range(photos)] for c in range(classes)},
                          image, mask, {'dataset': 'toy'})
 
 
@@ -71,7 +73,8 @@ class ToyHead(TrainableModel):
 
     def __init__(self, backbone=None, input_size=32, layers=None, width=3, coarse=False, shots='mean'):
         super().__init__(backbone or ColourBackbone(waves=8), input_size, layers)
-        self.net, self.offset = nn.Sequential(nn.Conv2d(1, width, 3, padding=1), nn.GELU(), nn.Conv2d(width, 1, 1)), nn.Linear(1, 1)
+        self.net, self.offset = nn.Sequential(nn.Conv2d(1, width, 3, padding=1), nn.GELU(),
+                                              nn.Conv2d(width, 1, 1)), nn.Linear(1, 1)
         self.coarse, self.shots, self.encoded = coarse, shots, 0
 
     def describe(self): return {**super().describe(), 'shots': self.shots}
@@ -118,7 +121,8 @@ def by_hand(z, t, smooth=1.):
 def scores_and_target(b=3, h=5, w=7):
     g = torch.Generator().manual_seed(b)
     target = torch.randint(0, 3, (b, h, w), generator=g)
-    return 3 * torch.randn(b, h, w, generator=g, dtype=torch.float64), torch.where(target == 2, 255, target).to(torch.uint8)
+    logits = 3 * torch.randn(b, h, w, generator=g, dtype=torch.float64)
+    return logits, torch.where(target == 2, 255, target).to(torch.uint8)
 
 
 @pytest.mark.parametrize('smooth', [1., 0.1])
@@ -132,7 +136,8 @@ def test_losses_are_sums_over_counted_pixels(smooth):
 
 def test_losses_at_the_edges():
     sure, target = torch.full((1, 4, 4), 40.), torch.ones(1, 4, 4, dtype=torch.uint8)
-    assert all(v.item() < 1e-6 for v in pixel_losses(sure, target)) and pixel_losses(-sure, target)[0].item() == pytest.approx(40)
+    assert all(v.item() < 1e-6 for v in pixel_losses(sure, target))
+    assert pixel_losses(-sure, target)[0].item() == pytest.approx(40)
     empty = torch.zeros(1, 4, 4, dtype=torch.uint8)
     assert all(v.item() < 1e-6 for v in pixel_losses(-sure, empty))
     ignored = torch.full((1, 4, 4), 255, dtype=torch.uint8)
@@ -154,7 +159,8 @@ def test_parts_and_weights_of_the_loss():
     mean = lambda x: np.mean([by_hand(u, v, 0.5) for u, v in zip(x, t)], 0)
     assert set(parts) == {'bce', 'dice', 'a', 'b', 'loss'} and parts['a'].item() == pytest.approx(mean(-z).sum())
     assert parts['loss'].item() == pytest.approx(mean(z) @ [2, 3] + 0.25 * (mean(-z).sum() + mean(z / 2).sum()))
-    assert episode_losses(z, t)['loss'].item() == pytest.approx(np.sum(np.mean([by_hand(u, v) for u, v in zip(z, t)], 0)))
+    wanted = np.sum(np.mean([by_hand(u, v) for u, v in zip(z, t)], 0))
+    assert episode_losses(z, t)['loss'].item() == pytest.approx(wanted)
 
 
 # the model
@@ -166,12 +172,15 @@ def test_using_a_model_is_answering_an_episode():
     with torch.no_grad():
         state = model.encode_support(tensors[:2], [torch.from_numpy(m) for _, m in photos[:2]])
         got = model.segment(tensors[2:], state)
-        levels, masks = model.features(tensors)[0], torch.stack([torch.from_numpy(resize_mask(m, 32).copy()) for _, m in photos[:2]])
-        each = [model.episode_logits(EpisodeBatch([levels[i:i + 1]], [levels[None, :2]], masks[None]))['logits'] for i in (2, 3)]
+        levels, masks = model.features(tensors)[0], torch.stack([torch.from_numpy(resize_mask(m, 32).copy())
+                                                                 for _, m in photos[:2]])
+        each = [model.episode_logits(EpisodeBatch([levels[i:i + 1]], [levels[None, :2]], masks[None]))['logits']
+                for i in (2, 3)]
     assert torch.equal(state.masks, masks) and torch.allclose(got, torch.cat(each), atol=1e-6)
     assert FewShotPredictor(model).set_support(*zip(*photos[:1])).predict(photos[1][0]).mask.shape == (48, 60)
     with pytest.raises(FSSKitError, match='no foreground'): model.encode_support(tensors[:1], [torch.zeros(4, 4)])
-    with pytest.raises(NotImplementedError, match='episode_logits'): TrainableModel(ColourBackbone()).episode_logits(None)
+    with pytest.raises(NotImplementedError, match='episode_logits'):
+        TrainableModel(ColourBackbone()).episode_logits(None)
 
 
 def test_the_frozen_part_has_a_name():
@@ -197,7 +206,8 @@ def test_thin_objects_survive_the_squashing():
 
 def test_a_close_up_is_a_window_with_the_object():
     rng, mask = np.random.default_rng(1), np.zeros((180, 240), np.uint8)
-    image = np.stack([*np.mgrid[:180, :240], np.zeros((180, 240))], -1).astype(np.uint8)  # a pixel's colour is its place
+    image = np.stack([*np.mgrid[:180, :240], np.zeros((180, 240))],
+                     -1).astype(np.uint8)  # a pixel's colour is its place
     mask[60:110, 80:140] = 1
     windows = [close_up(image, mask, rng) for _ in range(40)]
     for window, inside in windows:
@@ -216,7 +226,9 @@ def test_variants_of_a_photo():
     image, mask = np.arange(90 * 120 * 3, dtype=np.uint16).reshape(90, 120, 3) % 251, np.zeros((90, 120), np.uint8)
     image, mask[30:70, 40:90] = image.astype(np.uint8), 1
     plain, mirror, near, again, flipped = (photo_variant(image, mask, n, 'x') for n in (0, 1, 2, 2, 3))
-    assert np.array_equal(plain[0], image) and np.array_equal(mirror[0][:, ::-1], image) and np.array_equal(mirror[1][:, ::-1], mask)
+    assert np.array_equal(plain[0], image)
+    assert np.array_equal(mirror[0][:, ::-1], image)
+    assert np.array_equal(mirror[1][:, ::-1], mask)
     assert np.array_equal(near[0], again[0]) and near[0].shape != image.shape and flipped[0].flags['C_CONTIGUOUS']
     window = close_up(image, mask, generator('close-up', 'x', 3))
     assert np.array_equal(flipped[0][:, ::-1], window[0]) and np.array_equal(flipped[1][:, ::-1], window[1])
@@ -227,7 +239,9 @@ def test_episodes_of_photos_follow_from_seed_and_index():
     source, again = DatasetSource(toy_set(), 2, 5), DatasetSource(toy_set(), 2, 5)
     forward, backward = [source(i) for i in range(30)], [again(i) for i in reversed(range(30))][::-1]
     keys = [[v.key for v in views] for views in forward]
-    assert keys == [[v.key for v in views] for views in backward] != [[v.key for v in DatasetSource(toy_set(), 2, 6)(i)] for i in range(30)]
+    assert keys == [[v.key for v in views] for views in backward] != [[v.key
+                                                                       for v in DatasetSource(toy_set(), 2, 6)(i)]
+                                                                      for i in range(30)]
     for views, e in zip(forward, EpisodeSampler(toy_set(), 2, 30, 5)):
         _, classes, photos, variants = zip(*(v.key.split('/') for v in views))
         assert photos == (*e.support, e.query) and set(classes) == {str(e.class_id)} and set(variants) <= set('012345')
@@ -277,7 +291,8 @@ def test_a_class_that_is_everywhere_is_pasted_on_grey(monkeypatch):
     pool.backdrops = [np.full((60, 60, 3), 200, np.uint8)]
     stages = [episodic._empty_stage(pool, 'red', generator('stage', n), 40).mean() for n in range(20)]
     assert any(s == 118 for s in stages) and any(s > 130 for s in stages)
-    monkeypatch.setitem(episodic.SCENES, 'photo', lambda *_: (np.zeros((9, 9, 3), np.uint8), np.zeros((9, 9), np.uint8)))
+    monkeypatch.setitem(episodic.SCENES, 'photo', lambda *_: (np.zeros((9, 9, 3), np.uint8),
+                                                              np.zeros((9, 9), np.uint8)))
     assert class_scene(pool, 'red', (0, 0), generator('never'), 80, ['photo'])[1].any()  # a close-up instead
 
 
@@ -312,7 +327,8 @@ def test_a_group_begins_with_different_objects_of_one_class(monkeypatch):
 def test_mixture():
     a, b = DatasetSource(toy_set(classes=2)), DatasetSource(toy_set(classes=4), variants=1)
     mixed = Mixture([a, b], [3, 1], seed=2)
-    plain = [all(v.key.endswith('/0') for v in mixed(i)) and mixed(i) is not None and b(i)[0].key == mixed(i)[0].key for i in range(400)]
+    plain = [all(v.key.endswith('/0') for v in mixed(i)) and mixed(i) is not None and b(i)[0].key == mixed(i)[0].key
+             for i in range(400)]
     assert 0.18 < np.mean(plain) < 0.32 and mixed.classes == {'toy': sorted(NAMES[:4])}
     assert [v.key for v in mixed(9)] in ([v.key for v in a(9)], [v.key for v in b(9)])
     for weights in ([1], [1, 0], []):
@@ -344,7 +360,10 @@ def test_what_follows_from_its_name_is_not_even_drawn_again(tmp_path):
     model, cache, made = toy_head(), FeatureCache(tmp_path), []
     view = View('drawn/1', lambda: made.append(1) or boxes(0, 0), 'name')
     first, second = (FrozenStore(model, cache)(view) for _ in range(2))
-    assert made == [1] and model.encoded == 1 and torch.equal(first.levels[0], second.levels[0]) and torch.equal(first.mask, second.mask)
+    assert made == [1]
+    assert model.encoded == 1
+    assert torch.equal(first.levels[0], second.levels[0])
+    assert torch.equal(first.mask, second.mask)
     assert second.mask.dtype == torch.uint8 and torch.equal(second.mask, square_mask(boxes(0, 0)[1], 32))
     FrozenStore(toy_head(input_size=64), cache)(view), FrozenStore(model, cache)(view._replace(key='drawn/2'))
     assert made == [1, 1, 1]
@@ -360,8 +379,9 @@ def test_collages_that_are_kept_are_named_after_their_pool(tmp_path):
     changed, bare = colour_pool(), colour_pool()
     changed.pictures[0] = changed.pictures[0]._replace(image=255 - changed.pictures[0].image)
     bare.backdrops = [np.zeros((9, 9, 3), np.uint8)]
-    others = [CutoutSource(p, {}, keep='name', size=s, mix=m)(3)[0].key for p, s, m in ((changed, 64, episodic.MIX), (bare, 64, episodic.MIX),
-                                                                                     (pool, 65, episodic.MIX), (pool, 64, ('close',)))]
+    others = [CutoutSource(p, {}, keep='name', size=s, mix=m)(3)[0].key
+              for p, s, m in ((changed, 64, episodic.MIX), (bare, 64, episodic.MIX), (pool, 65, episodic.MIX),
+                              (pool, 64, ('close',)))]
     assert len({a.key, *others}) == 5
     first = FrozenStore(model, cache)(a)
     model.encoded = 0
@@ -383,7 +403,8 @@ def test_memory_is_bounded_and_forgets_the_oldest():
 def test_features_that_do_not_fit():
     model = toy_head()
     model.frozen_features = lambda images: [images * 1e6]
-    with pytest.raises(FSSKitError, match="features of '0/0' are too large for half precision"): FrozenStore(model)(view_of(0, 0))
+    with pytest.raises(FSSKitError, match="features of '0/0' are too large for half precision"):
+        FrozenStore(model)(view_of(0, 0))
 
 
 def test_a_batch_is_stacked_from_its_views():
@@ -392,7 +413,8 @@ def test_a_batch_is_stacked_from_its_views():
     batch = gather_batch(FrozenStore(model), [tuple(view_of(*at) for at in row) for row in rows])
     level = lambda at: model.features(to_tensor(boxes(*at)[0], 32)[None])[0][0].half().float()
     for b, row in enumerate(rows):
-        assert torch.equal(batch.query[0][b], level(row[2])) and torch.equal(batch.target[b], square_mask(boxes(*row[2])[1], 32))
+        assert torch.equal(batch.query[0][b], level(row[2]))
+        assert torch.equal(batch.target[b], square_mask(boxes(*row[2])[1], 32))
         for k in (0, 1):
             assert torch.equal(batch.support[0][b, k], level(row[k]))
             assert torch.equal(batch.support_masks[b, k], square_mask(boxes(*row[k])[1], 32))
@@ -402,16 +424,21 @@ def test_a_batch_is_stacked_from_its_views():
 
 def toy_task(seed=0, batch=4, **options):
     data = toy_set()
-    return EpisodicTask(toy_head(), Counted(data, 1, 3), seed, batch, held_out={'classes': fixed_episodes(data, 8), 'photos': fixed_episodes(data, 5, 2)},
+    return EpisodicTask(toy_head(), Counted(data, 1, 3), seed, batch,
+                        held_out={'classes': fixed_episodes(data, 8), 'photos': fixed_episodes(data, 5, 2)},
                         **options)
 
 
 def test_a_step_is_the_mean_over_its_episodes():
     task = toy_task()
     parts = task(5)
-    assert task.source.asked == [20, 21, 22, 23] and task.learned == ('model.net', 'model.offset') and task.rates == {'model.offset': 0.5}
-    each = [episode_losses(task.model.episode_logits(b), b.target) for i in range(20, 24) for b in [gather_batch(task.store, [task.source(i)])]]
-    assert all(parts[k].item() == pytest.approx(np.mean([e[k].item() for e in each]), rel=1e-5) for k in ('bce', 'dice', 'loss'))
+    assert task.source.asked == [20, 21, 22, 23]
+    assert task.learned == ('model.net', 'model.offset')
+    assert task.rates == {'model.offset': 0.5}
+    each = [episode_losses(task.model.episode_logits(b), b.target) for i in range(20, 24)
+            for b in [gather_batch(task.store, [task.source(i)])]]
+    assert all(parts[k].item() == pytest.approx(np.mean([e[k].item() for e in each]), rel=1e-5)
+               for k in ('bce', 'dice', 'loss'))
     assert toy_task(rates={}).rates == {}
 
 
@@ -433,12 +460,14 @@ def test_validation_is_miou_over_classes(offset):
     rows, held = [], task.held_out['photos']
     for c, views in zip(held.class_ids, held.episodes):
         batch = gather_batch(task.store, [views])
-        with torch.no_grad(): on = F.interpolate(task.model.episode_logits(batch)[:, None], (32, 32), mode='bilinear')[0, 0].numpy() > 0
+        with torch.no_grad():
+            on = F.interpolate(task.model.episode_logits(batch)[:, None], (32, 32), mode='bilinear')[0, 0].numpy() > 0
         truth, keep = batch.target[0].numpy() == 1, batch.target[0].numpy() != 255
         rows.append((c, (on & truth & keep).sum(), ((on | truth) & keep).sum()))
     rows = np.array(rows)
     ious = [rows[rows[:, 0] == c][:, 1].sum() / rows[rows[:, 0] == c][:, 2].sum() for c in np.unique(rows[:, 0])]
-    assert scores['photos'] == pytest.approx(np.mean(ious)) and scores['score'] == pytest.approx((scores['classes'] + scores['photos']) / 2)
+    assert scores['photos'] == pytest.approx(np.mean(ious))
+    assert scores['score'] == pytest.approx((scores['classes'] + scores['photos']) / 2)
 
 
 def test_it_learns_and_a_resumed_training_is_exact(tmp_path):
@@ -448,7 +477,8 @@ def test_it_learns_and_a_resumed_training_is_exact(tmp_path):
     class Stop(Exception): pass
     def stop(out):
         if 17 in read_log(out / 'log.csv').get('step', ()): raise KeyboardInterrupt
-    with pytest.raises(KeyboardInterrupt): fit(toy_task(), tmp_path / 'two', 30, resume=tmp_path / 'two/checkpoint.pt', watch=stop, **plan)
+    with pytest.raises(KeyboardInterrupt):
+        fit(toy_task(), tmp_path / 'two', 30, resume=tmp_path / 'two/checkpoint.pt', watch=stop, **plan)
     assert read_checkpoint(tmp_path / 'two/checkpoint.pt')['step'] == 17
     other = toy_task()
     for p in other.model.net.parameters(): nn.init.ones_(p)
@@ -480,12 +510,15 @@ def test_walls_between_training_and_what_is_held_out():
 def test_restricting_and_leaving_out():
     data = toy_set()
     small = restrict(data, {0: ['0-3', '0-1'], 1: []}, note='x')
-    assert small.class_ids == [0] and small.photos(0) == ['0-1', '0-3'] and small.info == {'dataset': 'toy', 'note': 'x'}
+    assert small.class_ids == [0]
+    assert small.photos(0) == ['0-1', '0-3']
+    assert small.info == {'dataset': 'toy', 'note': 'x'}
     assert np.array_equal(small.image('0-1'), boxes(0, 1)[0]) and small.name == 'toy'
     rest, out = without_photos(data, ['0-1.jpg', '3-2', 'zebra'])
     assert out == 2 and '0-1' not in rest.photos(0) and '3-2' not in rest.photos(3) and len(rest.photos(1)) == 6
     assert without_photos(data, []) == (data, 0) and without_photos(data, ['zebra']) == (data, 0)
-    assert without_folders({'data': 'coco:/a/b c/set/', 'only': '/x/list.txt', 'n': 3, 'w': 'clean'}) == {'data': 'coco:set', 'only': 'list.txt', 'n': 3, 'w': 'clean'}
+    assert without_folders({'data': 'coco:/a/b c/set/', 'only': '/x/list.txt', 'n': 3,
+                            'w': 'clean'}) == {'data': 'coco:set', 'only': 'list.txt', 'n': 3, 'w': 'clean'}
 
 
 # plots
@@ -495,7 +528,8 @@ def test_plots_show_the_logs(tmp_path, monkeypatch):
     (tmp_path / 'log.csv').write_text('step,seconds,bce,loss\n1,0,0.5,1.5\n2,0,0.25,1.25\n')
     (tmp_path / 'validation.csv').write_text('step,seconds,score,a,b,c,d\n0,0,1,2,3,4,5\n')
     left, right = plot_training(tmp_path).axes
-    assert [line.get_label() for line in left.lines] == ['bce', 'loss'] and left.lines[1].get_ydata().tolist() == [1.5, 1.25]
+    assert [line.get_label() for line in left.lines] == ['bce', 'loss']
+    assert left.lines[1].get_ydata().tolist() == [1.5, 1.25]
     assert len(right.lines) == 5 and right.lines[4].get_linestyle() == '--'
     import IPython.display
     shown, now = [], [0.]
@@ -523,8 +557,10 @@ def test_a_head_out_and_in(tmp_path):
     assert loaded.describe()['head'] == loaded.head_id and len(loaded.head_id) == 16
     facts = head_facts(path)
     assert facts['fold'] == 2 and facts['classes'] == {'toy': ['red', 'blue']} and facts['training'] == {'seed': 3}
-    assert facts['settings'] == {'model': 'toy', 'input_size': 32, 'layers': [0], 'backbone': 'rgb', 'weights': 'none', 'shots': 'mean'}
-    assert ToyHead.seen_classes == {} and path.read_bytes() == save_head(toy_head(3), tmp_path / 'again.safetensors', RECORD).read_bytes()
+    assert facts['settings'] == {'model': 'toy', 'input_size': 32, 'layers': [0], 'backbone': 'rgb', 'weights': 'none',
+                                 'shots': 'mean'}
+    assert ToyHead.seen_classes == {}
+    assert path.read_bytes() == save_head(toy_head(3), tmp_path / 'again.safetensors', RECORD).read_bytes()
 
 
 def test_heads_that_do_not_belong(tmp_path):
@@ -533,8 +569,11 @@ def test_heads_that_do_not_belong(tmp_path):
     other.weights_id = 'changed'
     class Renamed(ToyHead): frozen_id = 'something else'
     class Free(ToyHead): free_options = ('shots',)
-    for model, words in ((toy_head(input_size=64), 'trained with input_size=32, but the model has input_size=64'), (ToyHead(other), "weights='none'"),
-                         (Renamed(), "frozen='rgb,none,\\[0\\],32'"), (toy_head(shots='vote'), "shots='mean'"), (toy_head(width=4), 'holds other weights than')):
+    for model, words in ((toy_head(input_size=64),
+                          'trained with input_size=32, but the model has '
+                          'input_size=64'), (ToyHead(other), "weights='none'"),
+                         (Renamed(), "frozen='rgb,none,\\[0\\],32'"), (toy_head(shots='vote'), "shots='mean'"),
+                         (toy_head(width=4), 'holds other weights than')):
         before = {k: v.clone() for k, v in head_state(model).items()}
         with pytest.raises(FSSKitError, match=words): load_head(model, path)
         assert all(torch.equal(v, before[k]) for k, v in head_state(model).items()) and model.seen_classes == {}
@@ -543,7 +582,8 @@ def test_heads_that_do_not_belong(tmp_path):
     with pytest.raises(FSSKitError, match='see offset.bias'): load_head(More(), path)
     (tmp_path / 'cut.safetensors').write_bytes(path.read_bytes()[:40])
     save_weights({'a': torch.ones(1)}, tmp_path / 'silent.safetensors')
-    for name, words in (('cut', 'cannot be read'), ('none', 'cannot be read'), ('silent', 'does not say what it was trained on')):
+    for name, words in (('cut', 'cannot be read'), ('none', 'cannot be read'),
+                        ('silent', 'does not say what it was trained on')):
         with pytest.raises(FSSKitError, match=words): head_facts(tmp_path / f'{name}.safetensors')
 
 
@@ -586,8 +626,8 @@ def coco_set(tmp_path_factory):
         images.append({'id': n, 'file_name': f'{n}.png', 'height': 48, 'width': 60})
         square = lambda a, b, e, f: [[float(v) for v in (a, b, a + e, b, a + e, b + f, a, b + f)]]
         for k, (cat, box) in enumerate([(c, (x, y, w, h))] + [(0, (50, 2, 8, 8))] * (i == 0)):
-            rows.append({'id': 2 * n + k, 'image_id': n, 'category_id': cat + 1, 'segmentation': square(*map(int, box)), 'iscrowd': 0,
-                         'bbox': [float(v) for v in box], 'area': float(box[2] * box[3])})
+            rows.append({'id': 2 * n + k, 'image_id': n, 'category_id': cat + 1, 'segmentation': square(*map(int, box)),
+                         'iscrowd': 0, 'bbox': [float(v) for v in box], 'area': float(box[2] * box[3])})
         Image.fromarray(image).save(root / 'images' / f'{n}.png')
     categories = [{'id': c + 1, 'name': f'kind {c}'} for c in range(8)]
     (root / 'instances.json').write_text(json.dumps({'images': images, 'annotations': rows, 'categories': categories}))
@@ -610,14 +650,19 @@ def test_cut_outs_of_a_coco_set_are_single_instances_of_learned_classes(coco_set
 
 def test_the_data_of_a_fold(coco_set, tmp_path):
     (tmp_path / 'out.txt').write_text('9.png\n')
-    plan = DataPlan([f'coco:{coco_set}'], 1, 'keep', exclude=str(tmp_path / 'out.txt'), smallworld=0, every=3, questions=4, side=48,
-                    min_area=.001, reuse=7, keep=True)
+    plan = DataPlan([f'coco:{coco_set}'], 1, 'keep', exclude=str(tmp_path / 'out.txt'), smallworld=0, every=3,
+                    questions=4, side=48, min_area=.001, reuse=7, keep=True)
     data = gather_training(plan, seed=2, progress=False)
     learned, chosen = data.record.classes['coco'], data.record.chosen_by['coco']
-    assert set(learned) | set(chosen) <= {f'kind {c}' for c in (0, 2, 3, 4, 6, 7)} and len(set(chosen) - set(learned)) == 2
-    assert data.record.fold == 1 and data.record.data[0]['data'] == f'coco:{coco_set.name}' and data.record.data[0]['excluded'] == 1
+    assert set(learned) | set(chosen) <= {f'kind {c}' for c in (0, 2, 3, 4, 6, 7)}
+    assert len(set(chosen) - set(learned)) == 2
+    assert data.record.fold == 1
+    assert data.record.data[0]['data'] == f'coco:{coco_set.name}'
+    assert data.record.data[0]['excluded'] == 1
     assert str(coco_set.parent) not in json.dumps(data.record.data)
-    assert list(data.photos) == [f'coco:{coco_set}'] and len(data.source.sources) == 2 and data.source.sources[1].size == 48
+    assert list(data.photos) == [f'coco:{coco_set}']
+    assert len(data.source.sources) == 2
+    assert data.source.sources[1].size == 48
     assert data.source.sources[1].reuse == 7 and data.source.sources[1].keep and data.record.data[0]['min_area'] == .001
     assert data.source.ends.tolist() == [0.5, 1] and all(len(h.episodes) == 4 for h in data.held_out.values())
     photos_only = gather_training(DataPlan(plan.data, 1, collages=0., smallworld=0, every=3), progress=False)
@@ -626,10 +671,12 @@ def test_the_data_of_a_fold(coco_set, tmp_path):
 
 def test_several_sets_and_collages_alone(coco_set, folder_set):
     (folder_set.parent / 'some.txt').write_text('red/0.bmp\nred/1.bmp\nred/2.bmp\ngreen/0.bmp\ngreen/1.bmp\ngreen/2.bmp\n')
-    both = gather_training(DataPlan([f'folder:{folder_set}', f'coco:{coco_set}'], smallworld=0, collages=0.2, every=2), progress=False)
+    both = gather_training(DataPlan([f'folder:{folder_set}', f'coco:{coco_set}'], smallworld=0, collages=0.2, every=2),
+                           progress=False)
     assert np.allclose(both.source.ends, [0.4, 0.8, 1]) and {'folder_0_classes', 'coco_1_classes'} <= set(both.held_out)
     assert set(both.record.classes) == {'coco', 'folder'}
-    few = gather_training(DataPlan([f'folder:{folder_set}'], only=str(folder_set.parent / 'some.txt'), smallworld=0), progress=False)
+    few = gather_training(DataPlan([f'folder:{folder_set}'], only=str(folder_set.parent / 'some.txt'), smallworld=0),
+                          progress=False)
     assert few.record.classes['folder'] and set(few.record.classes['folder']) <= {'red', 'green'}
     drawn = gather_training(DataPlan(smallworld=1, collages=1.), progress=False)
     assert drawn.held_out == {} and len(drawn.source.sources) == 1 and len(drawn.record.classes['smallworld']) == 24
@@ -640,20 +687,25 @@ def test_several_sets_and_collages_alone(coco_set, folder_set):
 
 def train(out, folder_set, **options):
     return train_model(out, toy_head(), DataPlan([f'folder:{folder_set}'], smallworld=0, every=3, questions=6),
-                       FitPlan(8, lr=0.02, warmup=2, log_every=2, validate_every=4), EpisodePlan(batch=2), progress=False, **options)
+                       FitPlan(8, lr=0.02, warmup=2, log_every=2, validate_every=4), EpisodePlan(batch=2),
+                       progress=False, **options)
 
 
 def test_the_command_writes_weights_that_say_what_they_saw(folder_set, tmp_path):
-    path = train(tmp_path / 'run', folder_set, use=Resources(FeatureCache(tmp_path / 'cache'), threads=1), data_note='made up')
-    assert sorted(p.name for p in path.parent.iterdir()) == ['best.pt', 'checkpoint.pt', 'head.md', 'head.safetensors', 'log.csv',
-                                                               'record.json', 'validation.csv']
+    path = train(tmp_path / 'run', folder_set, use=Resources(FeatureCache(tmp_path / 'cache'), threads=1),
+                 data_note='made up')
+    assert sorted(p.name for p in path.parent.iterdir()) == ['best.pt', 'checkpoint.pt', 'head.md', 'head.safetensors',
+                                                             'log.csv', 'record.json', 'validation.csv']
     facts, best = head_facts(path), read_checkpoint(path.parent / 'best.pt')
-    assert facts['training']['step'] == best['step'] and facts['training']['rates'] == {'model.offset': 0.5} and facts['fold'] is None
+    assert facts['training']['step'] == best['step']
+    assert facts['training']['rates'] == {'model.offset': 0.5}
+    assert facts['fold'] is None
     assert set(seen_classes(path)['folder']) == set(NAMES) and len(facts['chosen_by']['folder']) >= 2
     model = load_head(toy_head(9), path)
     assert torch.equal(model.net[0].weight, best['learned']['model.net']['0.weight'].half().float())
     card = path.with_suffix('.md').read_text()
-    for words in ('# toy: model card', 'mine: ', 'made up', 'Classes that chose the best step', ', '.join(facts['classes']['folder']), 'seed: 0'):
+    for words in ('# toy: model card', 'mine: ', 'made up', 'Classes that chose the best step',
+                  ', '.join(facts['classes']['folder']), 'seed: 0'):
         assert words in card
     assert str(folder_set.parent) not in card and list((tmp_path / 'cache').iterdir())
     with pytest.raises(FSSKitError, match='already holds a training'): train(tmp_path / 'run', folder_set)
@@ -666,14 +718,18 @@ def test_the_command_can_be_interrupted_and_resumed(folder_set, tmp_path):
     with pytest.raises(KeyboardInterrupt): train(tmp_path / 'two', folder_set, watch=stop)
     checkpoint = tmp_path / 'two/checkpoint.pt'
     with pytest.raises(FSSKitError, match='trained with other data than asked for now'):
-        train_model(tmp_path / 'two', toy_head(), DataPlan(smallworld=1, collages=1.), resume=checkpoint, progress=False)
+        train_model(tmp_path / 'two', toy_head(), DataPlan(smallworld=1, collages=1.), resume=checkpoint,
+                    progress=False)
     assert whole.read_bytes() == train(tmp_path / 'two', folder_set, resume=checkpoint).read_bytes()
 
 
 def test_without_anything_held_out_the_last_step_counts(tmp_path):
-    path = train_model(tmp_path, toy_head(), DataPlan(smallworld=1, collages=1.), FitPlan(3, patience=2, validate_every=1), EpisodePlan(batch=1), progress=False)
+    path = train_model(tmp_path, toy_head(), DataPlan(smallworld=1, collages=1.),
+                       FitPlan(3, patience=2, validate_every=1), EpisodePlan(batch=1), progress=False)
     facts = head_facts(path)
-    assert facts['training']['step'] == 3 and facts['training']['held-out score'] is None and not (tmp_path / 'validation.csv').exists()
+    assert facts['training']['step'] == 3
+    assert facts['training']['held-out score'] is None
+    assert not (tmp_path / 'validation.csv').exists()
     assert 'best.pt' not in {p.name for p in tmp_path.iterdir()} and 'none' in path.with_suffix('.md').read_text()
 
 
@@ -681,8 +737,11 @@ def test_models_by_name(monkeypatch):
     monkeypatch.setitem(predictor.MODELS, 'toy', f'{__name__}:ToyHead')
     torch.rand(3)
     a, b, c = (build_model('toy', 'rgb', options={'width': 5}, seed=s) for s in (1, 1, 2))
-    assert torch.equal(a.net[0].weight, b.net[0].weight) and not torch.equal(a.net[0].weight, c.net[0].weight) and build_model(a) is a
-    with pytest.raises(FSSKitError, match="Model 'dense_match' has no part that learns"): build_model('dense_match', 'rgb')
+    assert torch.equal(a.net[0].weight, b.net[0].weight)
+    assert not torch.equal(a.net[0].weight, c.net[0].weight)
+    assert build_model(a) is a
+    with pytest.raises(FSSKitError, match="Model 'dense_match' has no part that learns"):
+        build_model('dense_match', 'rgb')
 
 
 # two processes
@@ -709,10 +768,11 @@ def run_together(out, size):
     with socket.socket() as s:
         s.bind(('127.0.0.1', 0))
         port = s.getsockname()[1]
-    env = {**os.environ, 'OMP_NUM_THREADS': '1', 'WORLD_SIZE': str(size), 'MASTER_ADDR': '127.0.0.1', 'MASTER_PORT': str(port),
-           'ACCELERATE_USE_CPU': 'true'}
+    env = {**os.environ, 'OMP_NUM_THREADS': '1', 'WORLD_SIZE': str(size), 'MASTER_ADDR': '127.0.0.1',
+           'MASTER_PORT': str(port), 'ACCELERATE_USE_CPU': 'true'}
     script = SCRIPT.format(tests=str(Path(__file__).parent), out=str(out))
-    jobs = [subprocess.Popen([sys.executable, '-c', script], env={**env, 'RANK': str(r), 'LOCAL_RANK': str(r)}) for r in range(size)]
+    jobs = [subprocess.Popen([sys.executable, '-c', script], env={**env, 'RANK': str(r), 'LOCAL_RANK': str(r)})
+            for r in range(size)]
     try: assert [job.wait(timeout=1200) for job in jobs] == [0] * size
     finally:
         for job in jobs: job.poll() is None and job.kill()

@@ -64,7 +64,8 @@ def by_hand(dataset, episodes):
     rows = []
     for e in episodes:
         image, mask = dataset.image(e.query), dataset.mask(e.query, e.class_id)
-        red = np.asarray(Image.fromarray(image).resize((64, 64), Image.BILINEAR))[:, :, 0].astype(np.float32) / 255 - 0.5013
+        red = np.asarray(Image.fromarray(image).resize((64, 64),
+                                                       Image.BILINEAR))[:, :, 0].astype(np.float32) / 255 - 0.5013
         x = np.clip((np.arange(72) + 0.5) * 64 / 72 - 0.5, 0, 63)
         square = np.stack([np.interp(x, np.arange(64), row) for row in red]) > 0
         keep = mask != 255
@@ -84,14 +85,18 @@ def test_figures_by_hand():
     sums = rows[:, 1:].sum(0)
     assert result.fb_iou == pytest.approx((sums[0] / sums[1] + sums[2] / sums[3]) / 2)
     assert result.miou_ci95[0] <= result.miou <= result.miou_ci95[1]
-    assert result.episodes == 25 and result.skipped_classes == {} and not result.incomplete and result.missing_classes == []
+    assert result.episodes == 25
+    assert result.skipped_classes == {}
+    assert not result.incomplete
+    assert result.missing_classes == []
     assert result.seconds_per_episode > 0
 
 
 def test_skipped_and_missing_classes():
     result = evaluate(red(), Toy(), shots=5, episodes=1, progress=False)
     assert result.skipped_classes == {'blue': 3}
-    assert sorted(result.missing_classes + [n for n, v in result.per_class.items() if v is not None]) == ['green', 'red']
+    assert sorted(result.missing_classes + [n for n, v in result.per_class.items()
+                                            if v is not None]) == ['green', 'red']
     assert result.per_class[result.missing_classes[0]] is None
     assert result.protocol['shots'] == 5 and result.protocol['min_photos'] == 6
 
@@ -103,9 +108,11 @@ def test_one_and_five_shots_share_queries():
 
 
 def test_protocol_says_what_was_done():
-    protocol = evaluate(create_model('dense_match', 'rgb', input_size=64), Toy(), episodes=2, seed=9, progress=False).protocol
+    protocol = evaluate(create_model('dense_match', 'rgb', input_size=64), Toy(), episodes=2, seed=9,
+                        progress=False).protocol
     expected = dict(model='dense_match', input_size=64, backbone='rgb', weights='none', layers=[0], stride=8, topk=5,
-                    dataset='toy', data=Toy.info, fold=0, side='test', convention='clean', shots=1, seed=9, min_photos=2,
+                    dataset='toy', data=Toy.info, fold=0,
+                    side='test', convention='clean', shots=1, seed=9, min_photos=2,
                     replace=False, queries='random', class_ids=[3, 5, 7], score_size='original', threshold=0.0,
                     episode_hash=list_hash(list(EpisodeSampler(Toy(), 1, 2, 9))))
     assert {k: protocol[k] for k in expected} == expected
@@ -153,13 +160,15 @@ def test_json(tmp_path):
     path = tmp_path/'new'/'result.json'
     result = evaluate(red(), Toy(), episodes=3, json=path, progress=False)
     data = json.loads(path.read_text())
-    assert {'miou', 'miou_ci95', 'fb_iou', 'per_class', 'episodes', 'skipped_classes', 'seconds_per_episode', 'protocol'} <= set(data)
+    assert {'miou', 'miou_ci95', 'fb_iou', 'per_class', 'episodes', 'skipped_classes', 'seconds_per_episode',
+            'protocol'} <= set(data)
     assert load_result(path) == result and data == json.loads(result.to_json())
     assert list(path.parent.iterdir()) == [path]
     assert str(result).startswith(f'mIoU {result.miou:.3f} [') and 'INCOMPLETE' not in str(result)
 
 
-@pytest.mark.parametrize('text, words', [(None, 'cannot be read'), ('{', 'is not a result'), ('{"a": 1}', 'is not a result')])
+@pytest.mark.parametrize('text, words', [(None, 'cannot be read'), ('{', 'is not a result'),
+                                         ('{"a": 1}', 'is not a result')])
 def test_bad_result_file(tmp_path, text, words):
     if text is not None: (tmp_path/'r.json').write_text(text)
     with pytest.raises(FSSKitError, match=words): load_result(tmp_path/'r.json')
@@ -171,7 +180,10 @@ def test_interruption_loses_nothing(tmp_path):
     model.stop_at = 6
     with pytest.raises(KeyboardInterrupt): evaluate(model, Toy(), episodes=8, json=path, progress=False)
     partial = load_result(path)
-    assert partial.incomplete and partial.episodes == 5 and partial.counts == whole.counts[:5] and 'INCOMPLETE' in str(partial)
+    assert partial.incomplete
+    assert partial.episodes == 5
+    assert partial.counts == whole.counts[:5]
+    assert 'INCOMPLETE' in str(partial)
     again = red()
     result = evaluate(again, Toy(), episodes=8, json=path, progress=False)
     assert again.calls == 3 and result.counts == whole.counts and not result.incomplete
@@ -217,7 +229,8 @@ def knowing(**families):
 
 def test_classes_that_the_model_saw_are_refused(tmp_path):
     model = knowing(toy=['RED', 'zebra', 'blue'], coco=['green'])
-    with pytest.raises(FSSKitError, match='trained on 2 of the classes that toy asks for .blue, red.: .*allow_seen=True'):
+    with pytest.raises(FSSKitError, match='trained on 2 of the classes that toy asks for .blue, red.: '
+                       '.*allow_seen=True'):
         evaluate(model, Toy(), episodes=3, json=tmp_path/'r.json', progress=False)
     assert model.calls == 0 if hasattr(model, 'calls') else not (tmp_path/'r.json').exists()
     marked = evaluate(model, Toy(), episodes=3, allow_seen=True, progress=False)
@@ -237,10 +250,12 @@ def test_families_of_data():
     other = Toy()
     other.name = 'coco20i'
     assert data_family(other) == 'coco' and data_family(Toy()) == 'toy'
-    assert seen_of(knowing(coco=['Green']), other, [3, 5]) == ['green'] and seen_of(knowing(coco=['Green']), Toy(), [3, 5]) == []
+    assert seen_of(knowing(coco=['Green']), other, [3, 5]) == ['green']
+    assert seen_of(knowing(coco=['Green']), Toy(), [3, 5]) == []
     assert seen_of(red(), Toy(), [3, 5, 7]) == []
     many = knowing(toy=['red', 'green', 'blue'])
-    with pytest.raises(FSSKitError, match=r'3 of the classes that toy asks for \(blue, green, red\)'): evaluate(many, Toy(), episodes=2, progress=False)
+    with pytest.raises(FSSKitError, match=r'3 of the classes that toy asks for \(blue, green, red\)'):
+        evaluate(many, Toy(), episodes=2, progress=False)
 
 
 # ---- parts of a measurement
@@ -254,7 +269,8 @@ def test_parts_join_to_the_whole(n, listed):
     parts = [evaluate(red(), Toy(), part=(i, n), **options) for i in range(n)]
     assert [p.episodes for p in parts] == [len(range(i, 11, n)) for i in range(n)]
     joined = merge_parts(parts[::-1])
-    for field in ('miou', 'miou_ci95', 'fb_iou', 'per_class', 'episodes', 'skipped_classes', 'missing_classes', 'protocol', 'counts', 'incomplete'):
+    for field in ('miou', 'miou_ci95', 'fb_iou', 'per_class', 'episodes', 'skipped_classes', 'missing_classes',
+                  'protocol', 'counts', 'incomplete'):
         assert getattr(joined, field) == getattr(whole, field)
     assert joined.seconds_per_episode == pytest.approx(sum(p.seconds_per_episode * p.episodes for p in parts) / 11)
     assert n == 1 or all(p.protocol == whole.protocol | {'part': [i, n]} for i, p in enumerate(parts))
@@ -266,19 +282,22 @@ def test_parts_that_cannot_be_joined():
     stopped = Result(**{**halves[1].to_dict(), 'incomplete': True})
     for parts in ([halves[0]], [halves[0], halves[0]], [halves[0], other], [halves[0], stopped], [*halves, halves[1]]):
         with pytest.raises(FSSKitError, match='cannot be joined'): merge_parts(parts)
-    with pytest.raises(FSSKitError, match='6 and 3 episodes|3 and 6 episodes'): compare(halves[0], evaluate(red(), Toy(), episodes=6, progress=False))
+    with pytest.raises(FSSKitError, match='6 and 3 episodes|3 and 6 episodes'):
+        compare(halves[0], evaluate(red(), Toy(), episodes=6, progress=False))
 
 
 @pytest.mark.parametrize('part', [(2, 2), (-1, 2), (0, 0), (0, 7)])
 def test_parts_that_make_no_sense(part):
-    with pytest.raises(FSSKitError, match='makes no sense for 6 episodes'): evaluate(red(), Toy(), episodes=6, part=part, progress=False)
+    with pytest.raises(FSSKitError, match='makes no sense for 6 episodes'):
+        evaluate(red(), Toy(), episodes=6, part=part, progress=False)
     assert part_of([1, 2, 3], (1, 2)) == [2]
 
 
 def test_an_interrupted_part_is_continued(tmp_path):
     model = red()
     model.stop_at = 3
-    with pytest.raises(KeyboardInterrupt): evaluate(model, Toy(), episodes=10, part=(1, 2), json=tmp_path/'b.json', progress=False)
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(model, Toy(), episodes=10, part=(1, 2), json=tmp_path/'b.json', progress=False)
     again = red()
     part = evaluate(again, Toy(), episodes=10, part=(1, 2), json=tmp_path/'b.json', progress=False)
     assert again.calls == 3 and part.counts == evaluate(red(), Toy(), episodes=10, progress=False).counts[1::2]
@@ -330,11 +349,13 @@ def test_class_names():
 # ---- comparison
 
 def test_compare(tmp_path):
-    a = evaluate(create_model('dense_match', 'rgb', input_size=64), Toy(), episodes=15, progress=False, json=tmp_path/'a.json')
+    a = evaluate(create_model('dense_match', 'rgb', input_size=64), Toy(), episodes=15, progress=False,
+                 json=tmp_path/'a.json')
     b = evaluate(red(), Toy(), episodes=15, progress=False)
     both = compare(tmp_path/'a.json', b)
     assert (both.miou_a, both.miou_b, both.episodes) == (a.miou, b.miou, 15)
-    assert both.difference.value == pytest.approx(a.miou - b.miou) and both.ratio.value == pytest.approx(a.miou / b.miou)
+    assert both.difference.value == pytest.approx(a.miou - b.miou)
+    assert both.ratio.value == pytest.approx(a.miou / b.miou)
     assert both.difference.low <= both.difference.value <= both.difference.high
     same = compare(a, a)
     assert tuple(same.difference) == (0, 0, 0) and tuple(same.ratio) == (1, 1, 1)
@@ -350,8 +371,10 @@ def test_compare_with_nothing():
 
 def test_compare_refuses():
     a = evaluate(red(), Toy(), episodes=4, progress=False)
-    with pytest.raises(FSSKitError, match='episode_hash'): compare(a, evaluate(red(), Toy(), episodes=4, seed=1, progress=False))
-    with pytest.raises(FSSKitError, match='score_size'): compare(a, evaluate(red(), Toy(), episodes=4, score_size=32, progress=False))
+    with pytest.raises(FSSKitError, match='episode_hash'):
+        compare(a, evaluate(red(), Toy(), episodes=4, seed=1, progress=False))
+    with pytest.raises(FSSKitError, match='score_size'):
+        compare(a, evaluate(red(), Toy(), episodes=4, score_size=32, progress=False))
     part = Result(**{**a.to_dict(), 'counts': a.counts[:3]})
     with pytest.raises(FSSKitError, match='4 and 3 episodes'): compare(a, part)
     wider = Result(**{**a.to_dict(), 'counts': [[c, i, u, bi, bu + 1] for c, i, u, bi, bu in a.counts]})

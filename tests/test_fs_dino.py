@@ -12,8 +12,8 @@ from fsskit.backbones import create_backbone
 from fsskit.correlation import correlation, CorrelationNet, mask_correlation
 from fsskit.distillation import BottleneckAdapter
 from fsskit.episodic import EncodedSupport, EpisodeBatch, episode_losses, head_state, HeadRecord, main_logits, save_head
-from fsskit.fs_dino import (FSDINO, PAPER_MIOU, Settings, VARIANTS, MatchResidual, choose_settings, correlate, match_scores, temper,
-                            similarity_maps, sized_for, vote)
+from fsskit.fs_dino import (FSDINO, PAPER_MIOU, Settings, VARIANTS, MatchResidual, choose_settings, correlate,
+                            match_scores, temper, similarity_maps, sized_for, vote)
 from fsskit.mask_decoder import new_decoder, single_mask_parameters
 from fsskit.photos import FSSKitError
 from fsskit.predictor import create_model, list_models
@@ -23,7 +23,8 @@ from fsskit.visual_prompts import Shares, prototype_similarity, shot_prototypes,
 
 
 def rand(*shape, seed=0): return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
-def photos(count, size=64, seed=0): return torch.rand(count, 3, size, size, generator=torch.Generator().manual_seed(seed))
+def photos(count, size=64, seed=0):
+    return torch.rand(count, 3, size, size, generator=torch.Generator().manual_seed(seed))
 
 
 class Tiny(nn.Module):
@@ -49,7 +50,8 @@ def build(tiny, variant='full', **options):
     "A model whose zero-initialised parts are woken up, so that every part shows in the logits."
     model = FSDINO(tiny, variant, **{**RANDOM, **options}).eval()
     with torch.no_grad():
-        if model.prompts.correlation is not None: model.prompts.correlation.project.weight.copy_(rand(256, model.settings.widths[-1], 1, 1) / 4)
+        if model.prompts.correlation is not None:
+            model.prompts.correlation.project.weight.copy_(rand(256, model.settings.widths[-1], 1, 1) / 4)
         if model.residual is not None: model.residual.gate.fill_(.7)
     return model
 
@@ -68,7 +70,8 @@ def episodes(model, b=2, k=1, size=64, seed=0):
     "A batch of random episodes."
     levels = model.frozen_features(photos(b * (k + 1), size, seed))
     support = [level[b:].unflatten(0, (b, k)) for level in levels]
-    return EpisodeBatch([level[:b] for level in levels], support, masks(b * k, size, seed).unflatten(0, (b, k)), masks(b, size, seed + 9))
+    return EpisodeBatch([level[:b] for level in levels], support, masks(b * k, size, seed).unflatten(0, (b, k)),
+                        masks(b, size, seed + 9))
 
 
 def answer(model, batch):
@@ -76,14 +79,16 @@ def answer(model, batch):
 
 
 def pick(batch, chosen):
-    return EpisodeBatch([t[chosen] for t in batch.query], [t[chosen] for t in batch.support], batch.support_masks[chosen], batch.target[chosen])
+    return EpisodeBatch([t[chosen] for t in batch.query], [t[chosen] for t in batch.support],
+                        batch.support_masks[chosen], batch.target[chosen])
 
 
 # ---- settings
 
 def test_sizes_follow_from_the_encoder():
     vit = lambda dim, depth: SimpleNamespace(name='dinov2', layers=list(range(depth)), dims=[dim] * depth, stride=14)
-    assert sized_for(vit(768, 12)) == dict(input_size=518, layers=tuple(range(12)), early=2, widths=(16, 64, 128), mix='light')
+    assert sized_for(vit(768, 12)) == dict(input_size=518, layers=tuple(range(12)), early=2, widths=(16, 64, 128),
+                                           mix='light')
     deep = sized_for(vit(1024, 24))['layers']
     assert len(deep) == 12 and deep[0] == 0 and deep[-1] == 23 and max(np.diff(deep)) <= 3
     own = sized_for(create_backbone('embedded', weights=None))
@@ -91,7 +96,8 @@ def test_sizes_follow_from_the_encoder():
 
 
 def test_the_ablation_is_there():
-    rows = {name: (s.adapter, s.prototype, s.semantic, s.correlation, s.contrast if s.correlation else None, s.decoder, s.match)
+    rows = {name: (s.adapter, s.prototype, s.semantic, s.correlation, s.contrast if s.correlation else None, s.decoder,
+                   s.match)
             for name, s in VARIANTS.items()}
     assert rows == {
         'no_distillation': ('random', True, True, False, None, 'trained', False),
@@ -101,7 +107,8 @@ def test_the_ablation_is_there():
         'correlation': ('distilled', False, True, True, 'none', 'trained', False),
         'full': ('distilled', False, True, True, 'signed', 'trained', False),
         'matched': ('distilled', False, False, True, 'signed', 'trained', True)}
-    assert PAPER_MIOU == dict(no_distillation=52.8, compact=57.2, prototype=58.2, semantic=59.6, correlation=62.3, full=64.0)
+    assert PAPER_MIOU == dict(no_distillation=52.8, compact=57.2, prototype=58.2, semantic=59.6, correlation=62.3,
+                              full=64.0)
 
 
 def test_settings_that_are_given(tiny):
@@ -138,7 +145,8 @@ def test_what_learns_and_how_much(tiny, variant):
     branch = count(model.branch.parameters()) + count(model.coarse.parameters()) if s.correlation else 0
     wanted = count(model.prompts.parameters()) + decoder + branch + 3 * s.match
     assert count(p for p in model.parameters() if p.requires_grad) == wanted
-    assert any(n.startswith('decoder') for n in model.learned) == (variant != 'compact') and 'image' not in model.learned
+    assert any(n.startswith('decoder') for n in model.learned) == (variant != 'compact')
+    assert 'image' not in model.learned
     losses = episode_losses(model.episode_logits(episodes(model)), masks(2))
     losses['loss'].backward()
     touched = {n for n, p in model.named_parameters() if p.grad is not None}
@@ -148,7 +156,8 @@ def test_what_learns_and_how_much(tiny, variant):
 def test_only_the_output_of_the_decoder(tiny, tmp_path):
     model = build(tiny, 'matched', decoder='output')
     learned = {n for n, p in model.named_parameters() if p.requires_grad and n.startswith('decoder')}
-    assert sum(dict(model.named_parameters())[n].numel() for n in learned) == 4 * 256 + 65_600 + 128 + 8_224 + 2 * 65_792 + 8_224
+    assert sum(dict(model.named_parameters())[n].numel()
+               for n in learned) == 4 * 256 + 65_600 + 128 + 8_224 + 2 * 65_792 + 8_224
     assert not any('transformer' in n for n in learned) and set(model.parts) == {'image', 'decoder'}
     batch = episodes(model)
     main_logits(model.episode_logits(batch)).sum().backward()
@@ -158,7 +167,8 @@ def test_only_the_output_of_the_decoder(tiny, tmp_path):
     loaded = other(tiny, None, file)
     assert (answer(model, batch) - answer(loaded, batch)).abs().max() < .02 * answer(model, batch).abs().max()
     assert not any('transformer' in n for n in load_weights(file)) and file.stat().st_size < 1e6
-    with pytest.raises(FSSKitError, match='was trained with parts='): other(tiny, None, file, sam='sam_tiny', sam_weights=None)
+    with pytest.raises(FSSKitError, match='was trained with parts='):
+        other(tiny, None, file, sam='sam_tiny', sam_weights=None)
 
 
 @pytest.mark.parametrize('adapter, learns', [('trained', True), ('none', True), ('random', False)])
@@ -181,7 +191,8 @@ def test_a_distilled_adapter_must_fit_the_layer(tiny, monkeypatch):
     with pytest.raises(FSSKitError, match='early=1, but this adapter was distilled for layer 2: pass early=2'):
         build(tiny, adapter='distilled', early=1)
     model = build(tiny, adapter='distilled', early=2)
-    assert model.image is adapter and torch.allclose(model.frozen_features(photos(1))[-1], adapter(tiny(photos(1), [2])[0]))
+    assert model.image is adapter
+    assert torch.allclose(model.frozen_features(photos(1))[-1], adapter(tiny(photos(1), [2])[0]))
 
 
 # ---- the steps
@@ -198,13 +209,17 @@ def test_correlate_by_hand():
         for k in range(3):
             volume = correlation(query, [level[:, k] for level in support])
             if contrast in weight: each.append(net(volume * weight[contrast][:, k, None, None, None]))
-            else: each.append(net(volume * shares.foreground[:, k, None, None, None]) - net(volume * shares.background[:, k, None, None, None]))
+            else:
+                each.append(net(volume * shares.foreground[:, k, None, None, None])
+                            - net(volume * shares.background[:, k, None, None, None]))
         assert torch.allclose(got, sum(each) / 3, atol=1e-5)
 
 
 @pytest.mark.parametrize('fine', [1, 2])
 def test_match_scores_are_dense_matching(fine):
-    query, support, marked = [rand(2, 6, 4, 5), rand(2, 3, 4, 5, seed=1)], [rand(2, 2, 6, 4, 5, seed=2), rand(2, 2, 3, 4, 5, seed=3)], masks(4)
+    query, support, marked = [rand(2, 6, 4, 5), rand(2, 3, 4, 5,
+                                                     seed=1)], [rand(2, 2, 6, 4, 5, seed=2),
+                                                                rand(2, 2, 3, 4, 5, seed=3)], masks(4)
     marked = marked.unflatten(0, (2, 2))
     got = match_scores(query, support, marked, 3, fine)
     for b in range(2):
@@ -254,24 +269,30 @@ def test_trust_is_chosen_in_use(tmp_path):
     backbone, options = create_backbone('embedded', None), dict(adapter='random', sam=None, input_size=64, fine=1)
     made = FSDINO(backbone, 'matched', head=None, trust=.5, deference=0., **options)
     with torch.no_grad(): made.residual.gate.fill_(1.)
-    path, photo, mask = save_head(made, tmp_path / 'head.safetensors'), torch.rand(1, 3, 64, 64), torch.zeros(64, 64, dtype=torch.uint8)
+    path = save_head(made, tmp_path / 'head.safetensors')
+    photo, mask = torch.rand(1, 3, 64, 64), torch.zeros(64, 64, dtype=torch.uint8)
     mask[20:50, 10:40] = 1
     answers = {}
     for trust in (None, 0., .5, 1.):
         model = FSDINO(backbone, head=path, trust=trust).eval()
         assert model.settings.trust == (.5 if trust is None else trust)
         with torch.no_grad(): answers[trust] = model.segment(photo, model.encode_support(photo, [mask]))
-    assert torch.equal(answers[None], answers[.5]) and torch.allclose(answers[.5], (answers[0.] + answers[1.]) / 2, atol=1e-3)
+    assert torch.equal(answers[None], answers[.5])
+    assert torch.allclose(answers[.5], (answers[0.] + answers[1.]) / 2, atol=1e-3)
     assert (answers[1.] - answers[0.]).abs().max() > .01
     plain = FSDINO(backbone, 'matched', head=None, **options)
     assert plain.settings.trust == 1 and plain.settings.deference == 0
     deferent = FSDINO(backbone, head=path, trust=1., deference=1e3).eval()
-    with torch.no_grad(): assert torch.allclose(deferent.segment(photo, deferent.encode_support(photo, [mask])), answers[0.], atol=1e-2)
+    with torch.no_grad():
+        assert torch.allclose(deferent.segment(photo, deferent.encode_support(photo, [mask])), answers[0.], atol=1e-2)
     for wrong in (-1., math.inf, math.nan):
-        with pytest.raises(FSSKitError, match=f'deference={wrong} must be a number'): FSDINO(backbone, head=path, deference=wrong)
+        with pytest.raises(FSSKitError, match=f'deference={wrong} must be a number'):
+            FSDINO(backbone, head=path, deference=wrong)
     for wrong in (-.1, 1.5):
-        with pytest.raises(FSSKitError, match=f'trust={wrong} must lie between 0'): FSDINO(backbone, head=path, trust=wrong)
-        with pytest.raises(FSSKitError, match=f'trust={wrong} must lie between 0'): FSDINO(backbone, head=None, trust=wrong, **options)
+        with pytest.raises(FSSKitError, match=f'trust={wrong} must lie between 0'):
+            FSDINO(backbone, head=path, trust=wrong)
+        with pytest.raises(FSSKitError, match=f'trust={wrong} must lie between 0'):
+            FSDINO(backbone, head=None, trust=wrong, **options)
 
 
 def test_vote_is_the_published_one():
@@ -290,7 +311,8 @@ def test_vote_is_the_published_one():
 
 # ---- the whole
 
-@pytest.mark.parametrize('variant, options', [('full', {}), ('compact', {}), ('matched', dict(prototype=True)), ('full', dict(background=True)),
+@pytest.mark.parametrize('variant, options', [('full', {}), ('compact', {}), ('matched', dict(prototype=True)),
+                                              ('full', dict(background=True)),
                                               ('semantic', dict(adapter='none', early=0)),
                                               ('full', dict(contrast='difference', shots='concat'))])
 def test_the_forward_pass_by_hand(tiny, variant, options):
@@ -305,11 +327,13 @@ def test_the_forward_pass_by_hand(tiny, variant, options):
         score = match_scores([levels[n][0] for n in (1, 2)], [levels[n][1] for n in (1, 2)], batch.support_masks)
         maps = [F.interpolate(m[:, None], (8, 8), mode='bilinear')[:, 0] for m in maps] + [torch.tanh(5 * score)]
     with torch.no_grad():
-        seen = correlate(model.branch, [q for q, _ in levels.values()], [t for _, t in levels.values()], shares, s.contrast) if s.correlation else None
+        seen = correlate(model.branch, [q for q, _ in levels.values()], [t for _, t in levels.values()], shares,
+                         s.contrast) if s.correlation else None
         prompts = model.prompts(support, shares, torch.stack(maps, 1) if maps else None, seen)
         image = model.image(torch.cat([tiny(photos(6), [s.early])[0][:2]]))
         place = model.decoder.pe_layer((4, 4))[None]
-        rows = [model.decoder.mask_decoder.predict_masks(image[b:b + 1], place, prompts.sparse[b:b + 1], prompts.dense[b:b + 1])[0][:, 0] for b in range(2)]
+        rows = [model.decoder.mask_decoder.predict_masks(image[b:b + 1], place, prompts.sparse[b:b + 1],
+                                                         prompts.dense[b:b + 1])[0][:, 0] for b in range(2)]
     wanted = model.residual(torch.cat(rows), score) if s.match else torch.cat(rows)
     if shots == 'pool': assert torch.allclose(answer(model, batch), wanted, atol=1e-4)
     else: assert not torch.allclose(answer(model, batch), wanted, atol=1e-4)  # the official code has no weights 1/K
@@ -331,15 +355,18 @@ def test_batch_is_a_stack_of_singles(tiny, variant, shots):
 def test_equal_supports_are_one(tiny, variant, shots):
     model, image, mask = build(tiny, variant, shots=shots, background=True), photos(1), masks(1)
     with torch.no_grad():
-        results = [model.segment(photos(2, seed=5), model.encode_support(image.repeat(k, 1, 1, 1), mask.repeat(k, 1, 1))) for k in (1, 3)]
+        results = [model.segment(photos(2, seed=5),
+                                 model.encode_support(image.repeat(k, 1, 1, 1), mask.repeat(k, 1, 1))) for k in (1, 3)]
     assert torch.allclose(*results, atol=1e-4) and results[0].std() > 0
 
 
 def test_shots_matter_and_their_order_does_not(tiny):
     for shots in ('early', 'concat', 'vote'):
-        model, images, marked, query = build(tiny, 'matched', shots=shots, semantic=True), photos(3), masks(3), photos(1, seed=5)
+        model, images, marked, query = build(tiny, 'matched', shots=shots,
+                                             semantic=True), photos(3), masks(3), photos(1, seed=5)
         with torch.no_grad():
-            one, three, turned = (model.segment(query, model.encode_support(images[i], marked[i])) for i in ([0], [0, 1, 2], [2, 0, 1]))
+            one, three, turned = (model.segment(query, model.encode_support(images[i], marked[i]))
+                                  for i in ([0], [0, 1, 2], [2, 0, 1]))
         assert torch.allclose(three, turned, atol=1e-4) and not torch.allclose(one, three, atol=1e-4)
 
 
@@ -365,7 +392,8 @@ def test_height_other_than_width_and_a_second_size(tiny, variant):
     model = build(tiny, variant)
     def wide(h, w):
         levels = model.frozen_features(photos(2, 96)[..., :h, :w])
-        return EpisodeBatch([level[:1] for level in levels], [level[1:, None] for level in levels], masks(1, 96)[:, None, :h, :w])
+        return EpisodeBatch([level[:1] for level in levels], [level[1:, None] for level in levels],
+                            masks(1, 96)[:, None, :h, :w])
     first = answer(model, wide(48, 96))
     assert first.shape == (1, 12, 24)
     assert answer(model, wide(64, 64)).shape == (1, 16, 16)
@@ -378,22 +406,26 @@ def test_empty_masks(tiny, variant):
     batch = episodes(model)
     silent = batch._replace(support_masks=torch.zeros_like(batch.support_masks))
     assert torch.isfinite(answer(model, silent)).all()
-    with pytest.raises(FSSKitError, match='marks no foreground pixel'): model.encode_support(photos(1), torch.zeros(1, 64, 64))
+    with pytest.raises(FSSKitError, match='marks no foreground pixel'):
+        model.encode_support(photos(1), torch.zeros(1, 64, 64))
 
 
 def test_matched_starts_from_plain_matching():
     backbone = create_backbone('embedded', weights=None)
-    model, plain = FSDINO(backbone, 'matched', head=None, adapter='random', sam=None, input_size=96).eval(), DenseMatchModel(backbone, 96)
+    model, plain = FSDINO(backbone, 'matched', head=None, adapter='random', sam=None,
+                          input_size=96).eval(), DenseMatchModel(backbone, 96)
     images, marked, query = photos(1, 96), masks(1, 96), photos(2, 96, seed=3)
     with torch.no_grad(): ours, theirs = (m.segment(query, m.encode_support(images, marked)) for m in (model, plain))
-    assert torch.allclose(ours, 10 * F.interpolate(theirs[:, None], (24, 24), mode='bilinear', align_corners=False)[:, 0], atol=1e-4)
+    assert torch.allclose(ours, 10 * F.interpolate(theirs[:, None], (24, 24), mode='bilinear',
+                                                   align_corners=False)[:, 0], atol=1e-4)
 
 
 def test_only_the_right_parts_see_semantics(tiny):
     "Without token and prototype the last layer matters through cosines alone: its length does not."
     model = build(tiny, 'matched')
     batch = episodes(model)
-    longer = batch._replace(query=[2 * q if n < 3 else q for n, q in enumerate(batch.query)], support=[3 * s for s in batch.support])
+    longer = batch._replace(query=[2 * q if n < 3 else q for n, q in enumerate(batch.query)],
+                            support=[3 * s for s in batch.support])
     assert torch.allclose(answer(model, batch), answer(model, longer), atol=1e-3)
 
 
@@ -426,21 +458,26 @@ def test_names_and_descriptions(tiny):
 
 def test_create_model_wants_a_head(monkeypatch, tmp_path):
     monkeypatch.setenv('FSSKIT_WEIGHTS', str(tmp_path))
-    with pytest.raises(FSSKitError, match=r"no trained head 'fs_dino_embedded_compact.safetensors' \(looked in .*pass head=PATH"):
+    with pytest.raises(FSSKitError, match=r"no trained head 'fs_dino_embedded_compact.safetensors' \(looked in .*pass "
+                       r"head=PATH"):
         create_model('fs_dino', variant='compact', weights=None)
-    model = create_model('fs_dino', weights=None, head=None, adapter='random', sam_weights=None, input_size=96, match=True)
+    model = create_model('fs_dino', weights=None, head=None, adapter='random', sam_weights=None, input_size=96,
+                         match=True)
     assert isinstance(model, FSDINO) and not model.training and model.variant == 'full' and model.settings.match
 
 
 def test_decoder_and_prompts_start_from_a_sam(tiny, monkeypatch):
     from fsskit.sam import load_sam
-    sam, model = load_sam('sam_tiny', None), FSDINO(tiny, 'semantic', **{**RANDOM, 'sam': 'sam_tiny', 'sam_weights': None})
+    sam, model = load_sam('sam_tiny', None), FSDINO(tiny, 'semantic',
+                                                    **{**RANDOM, 'sam': 'sam_tiny', 'sam_weights': None})
     for name, value in sam.mask_decoder.state_dict().items():
         assert torch.equal(model.decoder.mask_decoder.state_dict()[name], value)
-    assert torch.equal(model.prompts.similarity.mask_downscaling[3].weight, sam.prompt_encoder.mask_downscaling[3].weight)
+    assert torch.equal(model.prompts.similarity.mask_downscaling[3].weight,
+                       sam.prompt_encoder.mask_downscaling[3].weight)
     assert model.rates == {}
     monkeypatch.setattr('fsskit.fs_dino.load_sam', lambda name, weights: sam)
-    rates = [FSDINO(tiny, 'matched', decoder=how, **{**RANDOM, 'sam': 'sam_tiny'}).rates for how in ('trained', 'output', 'frozen')]
+    rates = [FSDINO(tiny, 'matched', decoder=how, **{**RANDOM, 'sam': 'sam_tiny'}).rates
+             for how in ('trained', 'output', 'frozen')]
     assert rates == 2 * [{'residual': 1e-2, 'decoder': 1e-4}] + [{'residual': 1e-2}]
 
 
@@ -461,7 +498,8 @@ def test_a_head_is_saved_and_loaded(tiny, tmp_path, variant):
     assert sorted(loaded.seen_classes['world']) == ['a', 'b'] and loaded.head_id != 'untrained'
     assert loaded.describe()['head'] == loaded.head_id and loaded.learned == model.learned
     state = load_weights(file)
-    assert state.keys() == head_state(model).keys() and all(name.startswith(tuple(f'{part}.' for part in model.learned)) for name in state)
+    assert state.keys() == head_state(model).keys()
+    assert all(name.startswith(tuple(f'{part}.' for part in model.learned)) for name in state)
     assert {n for n, p in model.named_parameters() if p.requires_grad} <= set(state)
     assert other(tiny, variant, file, shots='vote', topk=3).shots == 'vote'
 

@@ -13,12 +13,12 @@ import torch.nn.functional as F
 from torch import nn
 
 from fsskit.backbones import create_backbone, FeatureCache, precision
-from fsskit.episodic import (DatasetSource, episode_losses, EpisodeBatch, EpisodicTask, fixed_episodes, head_facts, head_state,
-                             HeadRecord, load_head, Losses, save_head)
+from fsskit.episodic import (DatasetSource, episode_losses, EpisodeBatch, EpisodicTask, fixed_episodes, head_facts,
+                             head_state, HeadRecord, load_head, Losses, save_head)
 from fsskit.evaluation import evaluate, remembering
 from fsskit.fssam import (as_features, choose_settings, DICE, find_sam2, FSSAM, LEARNED, PAPER_ITERATIONS, PAPER_MIOU,
-                          PAPER_UNTRAINED, place_memory, plain_attention, read_queries, remember, sam2_levels, SAM2_LEVELS, sam2_name,
-                          Settings, variant_of, VARIANTS)
+                          PAPER_UNTRAINED, place_memory, plain_attention, read_queries, remember, sam2_levels,
+                          SAM2_LEVELS, sam2_name, Settings, variant_of, VARIANTS)
 from fsskit.memory import decode, Decoded, encode_memory, image_features, recall, segment_with
 from fsskit.photos import FSSKitError
 from fsskit.predictor import create_model, FewShotPredictor, list_models, resize_scores
@@ -66,7 +66,8 @@ def build(sam2, **options): return FSSAM(Tiny(), sam2, head=None, **options).eva
 
 def photos(count, size=64, seed=0):
     "Smooth noise, so that neighbours are alike."
-    return F.interpolate(torch.rand(count, 3, 9, 9, generator=torch.Generator().manual_seed(seed)), (size, size), mode='bicubic').clamp(0, 1)
+    return F.interpolate(torch.rand(count, 3, 9, 9, generator=torch.Generator().manual_seed(seed)), (size, size),
+                         mode='bicubic').clamp(0, 1)
 
 
 def boxes(count, size=64, seed=0):
@@ -84,7 +85,8 @@ def episodes(model, b=2, k=1, seed=0):
     size = model.input_size
     levels = model.frozen_features(photos(b * (k + 1), size, seed))
     support = [level[b:].unflatten(0, (b, k)) for level in levels]
-    return EpisodeBatch([level[:b] for level in levels], support, boxes(b * k, size, seed).unflatten(0, (b, k)), boxes(b, size, seed + 9))
+    return EpisodeBatch([level[:b] for level in levels], support, boxes(b * k, size, seed).unflatten(0, (b, k)),
+                        boxes(b, size, seed + 9))
 
 
 def answer(model, batch):
@@ -92,7 +94,8 @@ def answer(model, batch):
 
 
 def pick(batch, chosen):
-    return EpisodeBatch([t[chosen] for t in batch.query], [t[chosen] for t in batch.support], batch.support_masks[chosen], batch.target[chosen])
+    return EpisodeBatch([t[chosen] for t in batch.query], [t[chosen] for t in batch.support],
+                        batch.support_masks[chosen], batch.target[chosen])
 
 
 # ---- the forward pass once more, from the formulas, for one episode of K shots
@@ -145,7 +148,8 @@ def attention_by_hand(sam2, features, tokens, places, pointers, masks, alpha, ke
         c = minmax(torch.stack([cosine(prototype(b, m), blocks[-1]) for b, m in zip(blocks, nearest)]).mean(0))
         own = slice(shots * n, (shots + 1) * n)
         rows = torch.stack([minmax(row) for row in scores[:, own]])
-        scores = torch.cat([scores[:, :own.start], scores[:, own] + alpha * (rows + c - 1).clamp(max=0), scores[:, own.stop:]], 1)
+        scores = torch.cat([scores[:, :own.start], scores[:, own] + alpha * (rows + c - 1).clamp(max=0),
+                            scores[:, own.stop:]], 1)
         read = slice(None) if keep else own
         x = x + attn.out_proj(scores[:, read].softmax(1) @ v[read])
         x = x + layer.linear2(layer.activation(layer.linear1(layer.norm3(x))))
@@ -163,16 +167,19 @@ def forward_by_hand(model, batch, b):
     joined = lambda levels: torch.cat([level / level.norm(dim=-3, keepdim=True) for level in levels], -3)
     p_fg, p_disc = priors_by_hand(joined(query[:-3])[0], joined(batch.support[:-3])[b], masks, sam2.image_size)
     fg, disc = (memory_by_hand(sam2, features, p) for p in (p_fg, p_disc))
-    own = refine_by_hand([m[0] for m in supports], masks, fg[0], disc[0], p_fg, p_disc, s.iterations) if s.refinement else disc[0]
+    own = refine_by_hand([m[0] for m in supports], masks, fg[0], disc[0], p_fg, p_disc,
+                         s.iterations) if s.refinement else disc[0]
     memories = [*supports, (own, disc[1], disc[2])] if s.pseudo_prompts else supports
     flat = lambda x: x.flatten(1).T
     pointers = torch.cat([m[2].view(-1, sam2.mem_dim) for m in memories])
     tokens = torch.cat([*(flat(m[0]) for m in memories), pointers])
     places = torch.cat([*(flat(m[1]) + sam2.maskmem_tpos_enc[-1, 0] for m in memories), torch.zeros_like(pointers)])
-    if s.calibration: fused = attention_by_hand(sam2, features, tokens, places, len(pointers), masks, s.alpha, s.keep_support_values)
+    if s.calibration:
+        fused = attention_by_hand(sam2, features, tokens, places, len(pointers), masks, s.alpha, s.keep_support_values)
     else:
         fused = sam2.memory_attention(curr=features.maps[-1:], curr_pos=features.positions[-1:], memory=tokens[:, None],
-                                      memory_pos=places[:, None], num_obj_ptr_tokens=len(pointers)).permute(1, 2, 0).unflatten(2, features.sizes[-1])
+                                      memory_pos=places[:, None], num_obj_ptr_tokens=len(pointers))
+        fused = fused.permute(1, 2, 0).unflatten(2, features.sizes[-1])
     found = decode(sam2, features, fused)
     return found.masks[0, found.ious[0].argmax()]
 
@@ -192,21 +199,24 @@ def test_the_forward_pass_by_hand(sam2, shots, options):
 
 def test_every_row_of_the_ablation_is_another_model(sam2):
     batch = episodes(build(sam2))
-    rows = [answer(build(sam2, variant=name), batch) for name in VARIANTS] + [answer(build(sam2, iterations=n), batch) for n in (1, 4)]
+    rows = [answer(build(sam2, variant=name), batch) for name in VARIANTS]
+    rows += [answer(build(sam2, iterations=n), batch) for n in (1, 4)]
     assert all((a - b).abs().max() > 1e-5 for n, a in enumerate(rows) for b in rows[:n])
 
 
 def test_zero_steps_and_zero_alpha_are_the_row_without(sam2):
     batch = episodes(build(sam2), k=2)
     assert torch.equal(answer(build(sam2, iterations=0), batch), answer(build(sam2, variant='calibration'), batch))
-    assert torch.allclose(answer(build(sam2, alpha=0.), batch), answer(build(sam2, variant='refinement'), batch), atol=1e-5)
+    assert torch.allclose(answer(build(sam2, alpha=0.), batch), answer(build(sam2, variant='refinement'), batch),
+                          atol=1e-5)
 
 
 def test_support_memory_alone_is_stock_sam2(sam2):
     model, images, masks = build(sam2, variant='support_memory'), photos(3), boxes(2)
     with torch.no_grad():
         got = model.segment(images[2:], model.encode_support(images[:2], masks))
-        shots = [encode_memory(sam2, image_features(sam2, images[k:k + 1]), (masks[k:k + 1] == 1).float()) for k in range(2)]
+        shots = [encode_memory(sam2, image_features(sam2, images[k:k + 1]), (masks[k:k + 1] == 1).float())
+                 for k in range(2)]
         full = segment_with(sam2, images[2:], shots)
     assert torch.allclose(F.interpolate(got[:, None], (64, 64), mode='bilinear')[:, 0], full, atol=1e-5)
 
@@ -216,29 +226,36 @@ def test_support_memory_alone_is_stock_sam2(sam2):
 def test_episodes_do_not_see_each_other(sam2):
     model = build(sam2)
     batch = episodes(model, 3, 2)
-    assert torch.allclose(answer(model, batch), torch.cat([answer(model, pick(batch, [b])) for b in range(3)]), atol=1e-5)
+    assert torch.allclose(answer(model, batch), torch.cat([answer(model, pick(batch, [b])) for b in range(3)]),
+                          atol=1e-5)
 
 
 def test_copies_of_a_support_change_no_prior_and_no_refinement(sam2):
     model = build(sam2)
     one = episodes(model)
-    three = one._replace(support=[level.expand(-1, 3, -1, -1, -1) for level in one.support], support_masks=one.support_masks.expand(-1, 3, -1, -1))
+    three = one._replace(support=[level.expand(-1, 3, -1, -1, -1) for level in one.support],
+                         support_masks=one.support_masks.expand(-1, 3, -1, -1))
     with torch.no_grad(): a, b = model.answer(one), model.answer(three)
-    for x, y in zip((*a.prompts, *a.steps[-1], *a.memory), (*b.prompts, *b.steps[-1], *b.memory)): assert torch.allclose(x, y, atol=1e-5)
+    for x, y in zip((*a.prompts, *a.steps[-1], *a.memory), (*b.prompts, *b.steps[-1], *b.memory)):
+        assert torch.allclose(x, y, atol=1e-5)
     bias = [[], []]
     for seen, batch in zip(bias, (one, three)):
-        with torch.no_grad(): read_queries(sam2, batch.query, remember(sam2, batch.support, batch.support_masks), model.settings, watch=seen)
+        with torch.no_grad():
+            read_queries(sam2, batch.query, remember(sam2, batch.support, batch.support_masks), model.settings,
+                         watch=seen)
     assert torch.allclose(bias[0][0].bias, bias[1][0].bias, atol=1e-4) and len(bias[0]) == 2
 
 
 def test_the_order_of_the_shots_does_not_matter(sam2):
     model = build(sam2)
     batch = episodes(model, k=3)
-    turned = batch._replace(support=[level[:, [2, 0, 1]] for level in batch.support], support_masks=batch.support_masks[:, [2, 0, 1]])
+    turned = batch._replace(support=[level[:, [2, 0, 1]] for level in batch.support],
+                            support_masks=batch.support_masks[:, [2, 0, 1]])
     assert torch.allclose(answer(model, batch), answer(model, turned), atol=1e-5)
 
 
-@pytest.mark.parametrize('options', [dict(support_blocks='mean'), dict(calibrated_shots='each'), dict(calibrated_shots='released'), dict(refinement_version='v2')])
+@pytest.mark.parametrize('options', [dict(support_blocks='mean'), dict(calibrated_shots='each'),
+                                     dict(calibrated_shots='released'), dict(refinement_version='v2')])
 def test_other_readings_are_passed_on(sam2, options):
     model = build(sam2, **options)
     batch = episodes(model, k=2)
@@ -280,7 +297,8 @@ def test_vanishing_supports_give_finite_answers(sam2, marked, shots):
 
 def count_calls(model):
     "How often each part is called, from now on."
-    calls, parts = {}, dict(backbone=model.backbone.backbone, looks=model.sam2.image_encoder, memories=model.sam2.memory_encoder,
+    calls, parts = {}, dict(backbone=model.backbone.backbone,
+                            looks=model.sam2.image_encoder, memories=model.sam2.memory_encoder,
                             decodes=model.sam2.sam_mask_decoder, attention=model.sam2.memory_attention.layers[0])
     def hook(name): return lambda *args: calls.update({name: calls.get(name, 0) + 1})
     hooks = [part.register_forward_hook(hook(name)) for name, part in parts.items()]
@@ -306,7 +324,8 @@ def test_segment_is_episode_logits(sam2):
     model, images, masks = build(sam2), photos(4), boxes(2)
     with torch.no_grad():
         state, levels = model.encode_support(images[:2], masks), model.frozen_features(images)
-        batch = EpisodeBatch([x[2:] for x in levels], [x[None, :2].expand(2, *[-1] * 4) for x in levels], masks[None].expand(2, -1, -1, -1))
+        batch = EpisodeBatch([x[2:] for x in levels], [x[None, :2].expand(2, *[-1] * 4) for x in levels],
+                             masks[None].expand(2, -1, -1, -1))
         assert torch.allclose(model.segment(images[2:], state), model.episode_logits(batch), atol=1e-5)
         assert torch.equal(model.look(images[2:], state).decoded.best, model.segment(images[2:], state))
 
@@ -331,7 +350,8 @@ def test_trust_mixes_in_plain_matching(sam2, shots):
         model.settings = replace(model.settings, trust=1., deference=4.)
         deferent = model.segment(images[2:], state)
         share = 1 / (1 + (4 * plain.std((1, 2), correction=0)) ** 4)[:, None, None]
-    assert torch.allclose(deferent, share * answers[1.] + (1 - share) * answers[0.], atol=1e-4) and .05 < share.mean() < .95
+    assert torch.allclose(deferent, share * answers[1.] + (1 - share) * answers[0.], atol=1e-4)
+    assert .05 < share.mean() < .95
     with torch.no_grad():
         batch = episodes(model)
         assert torch.equal(model.episode_logits(batch), model.answer(batch).decoded.best)  # a training does not mix
@@ -351,7 +371,8 @@ def test_a_photo_twice_as_wide_as_high(sam2):
     seen = predictor.predict(wide[1])
     assert seen.mask.shape == (48, 96) == seen.score.shape and predictor.prepare(wide[1]).shape == (3, 64, 64)
     with torch.no_grad(): square = model.segment(predictor.prepare(wide[1])[None], predictor.state)
-    assert np.allclose(seen.score, resize_scores(square, (48, 96))[0], atol=1e-5) and np.array_equal(seen.mask, seen.score > 0)
+    assert np.allclose(seen.score, resize_scores(square, (48, 96))[0], atol=1e-5)
+    assert np.array_equal(seen.mask, seen.score > 0)
     upright = FewShotPredictor(model).set_support(wide[0].swapaxes(0, 1), mask.T).predict(wide[1].swapaxes(0, 1))
     assert upright.mask.shape == (96, 48)
 
@@ -362,7 +383,8 @@ def test_frozen_features_are_those_of_both_encoders(sam2):
     model, images = build(sam2), photos(2)
     levels = model.frozen_features(images)
     with torch.no_grad():
-        wanted = [*model.backbone.backbone(resize(images, (80, 80)), [0, 1]), *(image_features(sam2, images).grid(n) for n in range(3))]
+        wanted = [*model.backbone.backbone(resize(images, (80, 80)), [0, 1]),
+                  *(image_features(sam2, images).grid(n) for n in range(3))]
     assert model.layers == (0, 1) and len(levels) == 5 and not any(x.requires_grad for x in levels)
     for got, want in zip(levels, wanted): assert torch.allclose(got, want, atol=1e-5)
     assert [tuple(x.shape[1:]) for x in levels] == [(8, 5, 5), (8, 5, 5), (16, 16, 16), (32, 8, 8), (128, 4, 4)]
@@ -383,7 +405,9 @@ def test_the_paired_encoder_passes_on_what_it_is_not_asked_for(sam2):
     own = encoder(images)
     assert len(own) == 2 and own[0].shape == (1, 8, 2, 2)
     with torch.no_grad(): mixed = encoder(images, ['sam2_16', 0, 'sam2_4'])
-    assert torch.equal(mixed[1], own[0]) and torch.equal(mixed[0], sam2_levels(sam2, images)[2]) and mixed[2].shape == (1, 16, 16, 16)
+    assert torch.equal(mixed[1], own[0])
+    assert torch.equal(mixed[0], sam2_levels(sam2, images)[2])
+    assert mixed[2].shape == (1, 16, 16, 16)
     with pytest.raises(AttributeError): encoder.attention
     assert not any(name.startswith('backbone.sam2') or 'look' in name for name in model.state_dict())
     assert encoder.weights_id == 'random-7,sam2_tiny=random-1,32 px' and encoder.weights_id in model.frozen_id
@@ -422,13 +446,16 @@ def test_bfloat16(sam2):
     hook = attn.register_forward_hook(lambda *args: seen.append(attn.fused_attn))
     found = []
     for mode in ('fp32', 'bf16', 'medium'):
-        with torch.no_grad(), precision(mode): found.append(model.look(images[2:], model.encode_support(images[:2], masks)))
+        with torch.no_grad(), precision(mode):
+            found.append(model.look(images[2:], model.encode_support(images[:2], masks)))
     hook.remove()
     assert seen == [True] * 3 + [False] * 3 + [True] * 3 and attn.fused_attn and model.settings.prior_size == 70
     exact, rough, medium = found
-    assert (exact.prompts.foreground - rough.prompts.foreground).abs().max() < .1 and rough.prompts.foreground.dtype == torch.float32
+    assert (exact.prompts.foreground - rough.prompts.foreground).abs().max() < .1
+    assert rough.prompts.foreground.dtype == torch.float32
     unit = lambda x: F.normalize(x.float().flatten(), dim=0)
-    assert unit(exact.fused) @ unit(rough.fused) > .995 and torch.allclose(exact.decoded.best, medium.decoded.best, atol=1e-2)
+    assert unit(exact.fused) @ unit(rough.fused) > .995
+    assert torch.allclose(exact.decoded.best, medium.decoded.best, atol=1e-2)
     assert unit(exact.decoded.masks) @ unit(rough.decoded.masks) > .98
 
 
@@ -462,11 +489,14 @@ def test_supports_are_remembered_by_themselves(sam2):
     batch = episodes(model, k=3)
     with torch.no_grad():
         whole = remember(sam2, batch.support, batch.support_masks)
-        alone = encode_memory(sam2, as_features(sam2, [x[1:, 2] for x in batch.support[-3:]]), batch.support_masks[1:, 2])
+        alone = encode_memory(sam2, as_features(sam2, [x[1:, 2] for x in batch.support[-3:]]),
+                              batch.support_masks[1:, 2])
     for a, b in zip(whole.memories[2], alone): assert torch.allclose(a[1:], b, atol=1e-5)
-    wide = whole._replace(prior=[x[:1] for x in whole.prior], masks=whole.masks[:1], memories=[type(m)(*(x[:1] for x in m)) for m in whole.memories]).for_queries(4)
+    wide = whole._replace(prior=[x[:1] for x in whole.prior], masks=whole.masks[:1],
+                          memories=[type(m)(*(x[:1] for x in m)) for m in whole.memories]).for_queries(4)
     assert all(x.shape[0] == 4 for x in (*wide.prior, wide.masks)) and wide.memory.shape == (4, 3, 32, 4, 4)
-    assert torch.equal(wide.memory[3], whole.memory[0]) and wide.prior[1].untyped_storage().data_ptr() == whole.prior[1].untyped_storage().data_ptr()
+    assert torch.equal(wide.memory[3], whole.memory[0])
+    assert wide.prior[1].untyped_storage().data_ptr() == whole.prior[1].untyped_storage().data_ptr()
 
 
 def test_prompts_can_be_given(sam2):
@@ -474,9 +504,12 @@ def test_prompts_can_be_given(sam2):
     batch = episodes(model)
     given = PseudoPrompts(*torch.rand(2, 2, 64, 64, generator=torch.Generator().manual_seed(1)))
     with torch.no_grad():
-        found = read_queries(sam2, batch.query, remember(sam2, batch.support, batch.support_masks), model.settings, given)
+        found = read_queries(sam2, batch.query, remember(sam2, batch.support, batch.support_masks), model.settings,
+                             given)
         memory = encode_memory(sam2, as_features(sam2, batch.query[-3:]), given.discriminative)
-    assert found.prompts is given and torch.equal(found.memory.pointer, memory.pointer) and torch.equal(found.steps[0].memory, memory.features)
+    assert found.prompts is given
+    assert torch.equal(found.memory.pointer, memory.pointer)
+    assert torch.equal(found.steps[0].memory, memory.features)
     assert not torch.equal(found.memory.features, memory.features)
 
 
@@ -502,17 +535,20 @@ def test_sizes_of_the_paper(monkeypatch):
 @pytest.mark.parametrize('variant', VARIANTS)
 def test_gradients_reach_the_learned_parts_only(sam2, variant):
     model = build(deepcopy(sam2), variant=variant)
-    set_training(SimpleNamespace(eval=model.eval, learned=model.learned, get_submodule=model.get_submodule, parameters=model.parameters))
+    set_training(SimpleNamespace(eval=model.eval, learned=model.learned, get_submodule=model.get_submodule,
+                                 parameters=model.parameters))
     assert not model.sam2.image_encoder.training and model.sam2.memory_attention.training
     batch = episodes(model)
-    with torch.inference_mode(): model.segment(photos(1), model.encode_support(photos(1), boxes(1)))  # leaves nothing behind
+    with torch.inference_mode():
+        model.segment(photos(1), model.encode_support(photos(1), boxes(1)))  # leaves nothing behind
     episode_losses(model.episode_logits(batch), batch.target, DICE)['loss'].backward()
     touched = {n for n, p in model.named_parameters() if p.grad is not None and p.grad.abs().sum() > 0}
     learned = {n for n, p in model.named_parameters() if n.startswith(LEARNED)}
     assert touched <= learned
     idle = ('conv_s0', 'conv_s1', 'iou_prediction_head', 'pred_obj_score_head', 'output_hypernetworks_mlps')
     missing = {n for n in learned - touched if not any(part in n for part in idle) and not n.endswith('k_proj.bias')}
-    assert missing <= {'sam2.sam_mask_decoder.obj_score_token.weight', 'sam2.sam_mask_decoder.iou_token.weight'}, missing
+    assert missing <= {'sam2.sam_mask_decoder.obj_score_token.weight',
+                       'sam2.sam_mask_decoder.iou_token.weight'}, missing
 
 
 def test_the_dice_loss_of_the_paper():
@@ -537,18 +573,22 @@ def test_the_dice_loss_of_the_paper():
 
 def test_the_ablation_is_there():
     rows = {name: (s.pseudo_prompts, s.refinement, s.calibration) for name, s in VARIANTS.items()}
-    assert rows == dict(support_memory=(False, False, False), pseudo_prompts=(True, False, False), refinement=(True, True, False),
-                        calibration=(True, False, True), full=(True, True, True))
+    assert rows == dict(support_memory=(False, False, False), pseudo_prompts=(True, False, False),
+                        refinement=(True, True, False), calibration=(True, False, True), full=(True, True, True))
     assert PAPER_MIOU == dict(support_memory=69.4, pseudo_prompts=78.2, refinement=79.6, calibration=79.0, full=81.0)
-    assert PAPER_UNTRAINED == dict(support_memory=44.7, full=58.5) and PAPER_ITERATIONS == {1: 79.3, 2: 80.3, 3: 81.0, 4: 80.8}
-    assert VARIANTS['full'] == Settings() and (Settings().iterations, Settings().alpha, Settings().refinement_version) == (3, 10., 'v1')
+    assert PAPER_UNTRAINED == dict(support_memory=44.7, full=58.5)
+    assert PAPER_ITERATIONS == {1: 79.3, 2: 80.3, 3: 81.0, 4: 80.8}
+    assert VARIANTS['full'] == Settings()
+    assert (Settings().iterations, Settings().alpha, Settings().refinement_version) == (3, 10., 'v1')
     assert all(variant_of(s) == name for name, s in VARIANTS.items())
 
 
 def test_who_decides_about_settings():
-    sizes, trained = dict(input_size=256, prior_size=320), dict(asdict(VARIANTS['refinement']), alpha=3., iterations=2, model='fssam', prior_size=96)
+    sizes, trained = dict(input_size=256, prior_size=320), dict(asdict(VARIANTS['refinement']), alpha=3., iterations=2,
+                                                                model='fssam', prior_size=96)
     assert choose_settings(sizes) == Settings(input_size=256, prior_size=320)
-    assert choose_settings(sizes, 'calibration', dict(alpha=2.)) == Settings(refinement=False, alpha=2., input_size=256, prior_size=320)
+    milder = choose_settings(sizes, 'calibration', dict(alpha=2.))
+    assert milder == Settings(refinement=False, alpha=2., input_size=256, prior_size=320)
     own = choose_settings(sizes, None, {}, trained)
     assert (own.calibration, own.alpha, own.iterations, own.prior_size) == (False, 3., 2, 96)
     other = choose_settings(sizes, 'full', dict(alpha=5.), trained)
@@ -556,7 +596,8 @@ def test_who_decides_about_settings():
     bare = choose_settings(sizes, None, dict(pseudo_prompts=False))
     assert variant_of(bare) == 'support_memory'
     how = Settings(alpha=2., keep_support_values=False, support_blocks='mean', calibrated_shots='each').how
-    assert (how.alpha, how.keep_support_values, how.support_blocks, how.shots, how.fast) == (2., False, 'mean', 'each', True)
+    assert (how.alpha, how.keep_support_values, how.support_blocks, how.shots,
+            how.fast) == (2., False, 'mean', 'each', True)
 
 
 @pytest.mark.parametrize('options, words', [
@@ -564,7 +605,9 @@ def test_who_decides_about_settings():
     (dict(pseudo_prompts=False, calibration=True), 'calibration=True needs pseudo prompts'),
     (dict(variant='support_memory', refinement=True), 'refinement=True needs pseudo prompts'),
     (dict(input_size=96), 'input_size=96, but this SAM 2 was made for 64 px'),
-    (dict(trust=1.5), 'trust=1.5 must lie between 0'), (dict(trust=-.1), 'trust=-0.1 must'), (dict(deference=-1.), 'deference=-1.0 must'), (dict(alpha=-1.), 'alpha'), (dict(support_blocks='both'), 'support_blocks')])
+    (dict(trust=1.5), 'trust=1.5 must lie between 0'), (dict(trust=-.1), 'trust=-0.1 must'),
+    (dict(deference=-1.), 'deference=-1.0 must'), (dict(alpha=-1.), 'alpha'),
+    (dict(support_blocks='both'), 'support_blocks')])
 def test_settings_that_make_no_sense(sam2, options, words):
     with pytest.raises(FSSKitError, match=words): build(sam2, **options)
 
@@ -575,8 +618,10 @@ def test_a_version_of_the_refinement_that_does_not_exist(sam2):
 
 
 def test_names_of_sam2(sam2, tmp_path):
-    names = {'sam2_hiera_small': 'sam2_hiera_s', 'sam2.1_hiera_base_plus': 'sam2.1_hiera_b+', 'sam2_tiny': 'sam2_tiny', 'sam2.1_hiera_s': 'sam2.1_hiera_s',
-             Path('here/sam2.1_hiera_large.pt'): 'sam2.1_hiera_l', 'x/sam2_tiny.safetensors': 'sam2_tiny', 'sam2_hiera_b+': 'sam2_hiera_b+'}
+    names = {'sam2_hiera_small': 'sam2_hiera_s', 'sam2.1_hiera_base_plus': 'sam2.1_hiera_b+',
+             'sam2_tiny': 'sam2_tiny', 'sam2.1_hiera_s': 'sam2.1_hiera_s',
+             Path('here/sam2.1_hiera_large.pt'): 'sam2.1_hiera_l', 'x/sam2_tiny.safetensors': 'sam2_tiny',
+             'sam2_hiera_b+': 'sam2_hiera_b+'}
     assert [sam2_name(given) for given in names] == list(names.values()) and sam2_name(sam2) == 'sam2_tiny'
     with pytest.raises(FSSKitError, match="'sam3' is no SAM 2: give one of sam2_tiny, "): sam2_name('sam3')
     assert find_sam2(sam2) is sam2 and find_sam2('sam2_tiny', None).image_size == 256
@@ -584,7 +629,9 @@ def test_names_of_sam2(sam2, tmp_path):
     file = tmp_path / 'sam2_tiny.safetensors'
     save_file({k: v.clone() for k, v in sam2.state_dict().items()}, file)
     for found in (find_sam2(file, input_size=64), find_sam2('sam2_tiny', file, 64)):
-        assert found.image_size == 64 and torch.equal(found.no_mem_embed, sam2.no_mem_embed) and found.weights_id.startswith('sha256:')
+        assert found.image_size == 64
+        assert torch.equal(found.no_mem_embed, sam2.no_mem_embed)
+        assert found.weights_id.startswith('sha256:')
 
 
 # ---- files and names
@@ -602,11 +649,15 @@ def test_a_head_is_saved_and_found_again(sam2, tmp_path):
     model = shaken(deepcopy(sam2))
     model.settings = replace(model.settings, iterations=2)
     file = save_head(model, tmp_path / 'head.safetensors', HeadRecord(classes={'smallworld': ['cup']}))
-    assert file.stat().st_size < 2.2 * sum(v.numel() for v in head_state(model).values()) and set(head_state(model)) == set(load_weights(file))
+    assert file.stat().st_size < 2.2 * sum(v.numel() for v in head_state(model).values())
+    assert set(head_state(model)) == set(load_weights(file))
     again = FSSAM(Tiny(), deepcopy(sam2), head=file).eval()
-    assert again.settings == model.settings and again.seen_classes == {'smallworld': ['cup']} and again.head_id != 'untrained'
+    assert again.settings == model.settings
+    assert again.seen_classes == {'smallworld': ['cup']}
+    assert again.head_id != 'untrained'
     batch = episodes(model)
-    assert torch.allclose(answer(again, batch), answer(model, batch), atol=1e-2) and (answer(build(deepcopy(sam2)), batch) - answer(model, batch)).abs().max() > .05
+    assert torch.allclose(answer(again, batch), answer(model, batch), atol=1e-2)
+    assert (answer(build(deepcopy(sam2)), batch) - answer(model, batch)).abs().max() > .05
     assert FSSAM(Tiny(), deepcopy(sam2), head=file, support_blocks='mean').settings.support_blocks == 'mean'
     assert FSSAM(Tiny(), deepcopy(sam2), head=file, trust=.5).settings.trust == .5 and model.settings.trust == 1
     for options, words in ((dict(iterations=3), 'iterations=2'), (dict(variant='refinement'), 'variant=')):
@@ -630,7 +681,8 @@ def test_one_layer_guesses_as_it_is(sam2):
     batch = episodes(model, k=2)
     masks = (batch.support_masks[0] == 1).float()
     by_hand = priors_by_hand(batch.query[0][0], batch.support[0][0], masks, 64)
-    with torch.no_grad(): found, joined = model.answer(batch).prompts, build(sam2).answer(episodes(build(sam2), k=2)).prompts
+    with torch.no_grad():
+        found, joined = model.answer(batch).prompts, build(sam2).answer(episodes(build(sam2), k=2)).prompts
     for guess, want in zip(found, by_hand): assert torch.allclose(guess[0], want, atol=1e-5)
     assert (found.foreground - joined.foreground).abs().max() > .05
 
@@ -639,8 +691,10 @@ def test_the_shipped_head_has_a_name(sam2, tmp_path, monkeypatch):
     monkeypatch.setattr('fsskit.fetch._checkout', lambda: None)
     monkeypatch.setenv('FSSKIT_WEIGHTS', str(tmp_path))
     sam2 = deepcopy(sam2)
-    with pytest.raises(FSSKitError, match="no trained head 'fssam_tiny_sam2_tiny.safetensors'.*head=None"): FSSAM(Tiny(), sam2)
-    with pytest.raises(FSSKitError, match="'fssam_tiny_sam2_tiny_calibration.safetensors'"): FSSAM(Tiny(), sam2, 'calibration')
+    with pytest.raises(FSSKitError, match="no trained head 'fssam_tiny_sam2_tiny.safetensors'.*head=None"):
+        FSSAM(Tiny(), sam2)
+    with pytest.raises(FSSKitError, match="'fssam_tiny_sam2_tiny_calibration.safetensors'"):
+        FSSAM(Tiny(), sam2, 'calibration')
     save_head(build(sam2), tmp_path / 'fssam_tiny_sam2_tiny.safetensors')
     assert FSSAM(Tiny(), sam2).head_id != 'untrained'
 
@@ -649,8 +703,14 @@ def test_made_by_name(tmp_path):
     model = create_model('fssam', 'rgb', head=None, sam2_weights=None, input_size=64)
     assert 'fssam' in list_models() and type(model) is FSSAM and not model.training and model.sam2.name == 'sam2_tiny'
     facts = json.loads(json.dumps(model.describe()))
-    assert facts['model'] == 'fssam' and facts['variant'] == 'full' and facts['backbone'] == 'rgb' and facts['weights'] == 'none'
-    assert {**facts, **json.loads(json.dumps(asdict(model.settings)))} == facts and facts['layers'] == [0] and facts['sam2_weights'] == 'random-0' and facts['prior_size'] == 40
+    assert facts['model'] == 'fssam'
+    assert facts['variant'] == 'full'
+    assert facts['backbone'] == 'rgb'
+    assert facts['weights'] == 'none'
+    assert {**facts, **json.loads(json.dumps(asdict(model.settings)))} == facts
+    assert facts['layers'] == [0]
+    assert facts['sam2_weights'] == 'random-0'
+    assert facts['prior_size'] == 40
     with pytest.raises(FSSKitError, match="no option 'heads'"): create_model('fssam', 'rgb', heads=None)
 
 
@@ -664,7 +724,8 @@ def test_evaluated_and_trained(sam2, tmp_path):
     result = evaluate(model, world, episodes=1, progress=False)
     assert 0 <= result.miou <= 1 and result.protocol['sam2'] == 'sam2_tiny' and result.protocol['variant'] == 'full'
     source = DatasetSource(world, variants=1)
-    task = EpisodicTask(model, lambda index: source(index % 2), batch=2, losses=DICE, held_out={'world': fixed_episodes(world, 1)})
+    task = EpisodicTask(model, lambda index: source(index % 2), batch=2, losses=DICE,
+                        held_out={'world': fixed_episodes(world, 1)})
     with torch.no_grad(): before = task(0)['loss'].item()
     frozen = {n: p.clone() for n, p in model.named_parameters() if not n.startswith(LEARNED)}
     fit(task, tmp_path, 5, lr=2e-3, warmup=1, schedule='poly', weight_decay=0., validate_every=None, progress=False)

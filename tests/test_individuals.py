@@ -79,7 +79,8 @@ def test_assemble_puts_a_head_where_its_joint_says():
     body = recipe['body']
     expected = 50 + u * body.length / 2, 50 - v * body.width / 2  # one pixel a unit, y down
     assert parent == 'body' and np.allclose([placed['head'].frame[2], placed['head'].frame[5]], expected)
-    assert math.degrees(math.atan2(-placed['head'].frame[3], placed['head'].frame[0])) == pytest.approx(recipe['head'].angle)
+    assert math.degrees(math.atan2(-placed['head'].frame[3],
+                                   placed['head'].frame[0])) == pytest.approx(recipe['head'].angle)
 
 
 def test_mirroring_and_turning_move_every_outline_alike():
@@ -159,7 +160,8 @@ def test_paint_covers_the_filled_outlines_and_nothing_else(name):
 
 
 def test_light_comes_from_where_it_should_and_parts_outside_are_skipped():
-    ball = ind.Identity('marble', {'ball': (1., 1.)}, {'A': np.float32([.5, .5, .5])}, {}, {'A': ('plain', 0., 1.)}, 0., 0.)
+    ball = ind.Identity('marble', {'ball': (1., 1.)}, {'A': np.float32([.5, .5, .5])}, {}, {'A': ('plain', 0., 1.)}, 0.,
+                        0.)
     canvas = np.zeros((3, 80, 80), np.float32)
     ind.paint(canvas, ball, still('marble', scale=.01, centre=(.5, .5)), (-.7, 0., .7))
     assert canvas[0, 40, 25] > canvas[0, 40, 55] + .1  # brighter on the left

@@ -50,7 +50,8 @@ def test_scripts_fetch_nothing_and_run_no_text(name):
     assert max(map(len, text.splitlines())) <= 130
 
 
-USED = sorted({name for path in Path(STATIC).parent.glob('*.py') for name in re.findall(r"_esm = bundle\('(\w+)'\)", path.read_text())})
+USED = sorted({name for path in Path(STATIC).parent.glob('*.py')
+               for name in re.findall(r"_esm = bundle\('(\w+)'\)", path.read_text())})
 
 
 @pytest.mark.parametrize('name', USED)
@@ -68,7 +69,8 @@ def test_the_browser_computes_what_python_computes(node):
     photos = [draw.integers(0, 256, (30, 40, 3), dtype=np.uint8) for _ in range(2)]
     view = SimilarityView(photos, layers)
     payload = json.loads(json.dumps(view.payload(), default=lambda value: base64.b64encode(value).decode()))
-    asked = [(plane, side, place) for plane in range(3) for side in (0, 1) for place in ([0.1, 0.9], [0.6, 0.3], [0.99, 0])]
+    asked = [(plane, side, place) for plane in range(3) for side in (0, 1)
+             for place in ([0.1, 0.9], [0.6, 0.3], [0.99, 0])]
     script = '''import { answer } from 'STATIC/pair_explorer.js';
     import { readPlanes } from 'STATIC/maps.js';
     const planes = readPlanes(input.planes);

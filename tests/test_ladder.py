@@ -17,10 +17,12 @@ from fsskit.backbones import FeatureCache
 from fsskit.datasets import ListedDataset
 from fsskit.episodic import DataPlan, FitPlan, head_facts, Losses, TrainableModel
 from fsskit.evaluation import load_result, Result
-from fsskit.ladder import (best_free, Cell, cell_data, check_plan, check_start, difference, find_ladder, finished_results, Ladder,
-                           LADDERS, ladder_figure, ladder_markdown, ladder_report, LadderPlan, MATCHING, mean_difference, minutes_left,
-                           plan_facts, recipe_of, Row, row_figures, row_model, row_recipe, run_ladder, same_order, train_row, verdict,
-                           write_report)
+from fsskit.ladder import (best_free, Cell, cell_data, check_plan,
+                           check_start, difference, find_ladder, finished_results, Ladder,
+                           LADDERS, ladder_figure, ladder_markdown,
+                           ladder_report, LadderPlan, MATCHING, mean_difference, minutes_left,
+                           plan_facts, recipe_of, Row, row_figures, row_model, row_recipe, run_ladder, same_order,
+                           train_row, verdict, write_report)
 from fsskit.metrics import mean_iou, paired_difference
 from fsskit.photos import FSSKitError
 from fsskit.similarity import ColourBackbone
@@ -38,24 +40,33 @@ def test_rows_of_fs_dino_are_the_papers_and_differ_by_their_switches():
     from fsskit.fs_dino import PAPER_MIOU, VARIANTS
     rows = {row.name: row for row in LADDERS['fs_dino'].rows}
     assert {name: row.paper for name, row in rows.items() if row.paper} == PAPER_MIOU
-    settings = {n: asdict(replace(VARIANTS[r.options['variant']], **{k: v for k, v in r.options.items() if k != 'variant'}))
+    settings = {n: asdict(replace(VARIANTS[r.options['variant']],
+                                  **{k: v for k, v in r.options.items() if k != 'variant'}))
                 for n, r in rows.items() if r.trained}
-    changed = {n: {k for k in settings[n] if settings[n][k] != settings[rows[n].against][k]} for n in settings if rows[n].against}
-    assert changed == {'no_distillation': {'adapter'}, 'compact': {'decoder'}, 'semantic': {'semantic'}, 'full': {'contrast'},
-                       'correlation': {'correlation', 'prototype', 'contrast'}, 'full_frozen': {'decoder'}, 'matched': {'match', 'semantic'}}
+    changed = {n: {k for k in settings[n] if settings[n][k] != settings[rows[n].against][k]} for n in settings
+               if rows[n].against}
+    assert changed == {'no_distillation': {'adapter'},
+                       'compact': {'decoder'}, 'semantic': {'semantic'}, 'full': {'contrast'},
+                       'correlation': {'correlation', 'prototype', 'contrast'}, 'full_frozen': {'decoder'},
+                       'matched': {'match', 'semantic'}}
     assert rows['full_frozen'].against == rows['matched'].against == 'full'
-    assert {name: row.paper_step for name, row in rows.items() if row.paper_step} == {'full': 2.2}  # 64.5 - 62.3, both with the Mamba
+    assert {name: row.paper_step for name, row in rows.items()
+            if row.paper_step} == {'full': 2.2}  # 64.5 - 62.3, both with the Mamba
 
 
 def test_rows_of_fssam_are_the_papers():
     rows = {row.name: row for row in LADDERS['fssam'].rows}
     parts = lambda name: ''.join(p[0] for p in module.PARTS if rows[name].options[p])
-    paper = {name: (row.paper, parts(name), row.trained, row.options.get('iterations')) for name, row in rows.items() if row.paper}
-    assert paper == {'sam2': (44.7, '', False, None), 'untrained': (58.5, 'prc', False, None), 'support_only': (69.4, '', True, None),
-                     'pseudo_prompts': (78.2, 'p', True, None), 'refinement': (79.6, 'pr', True, None), 'calibration': (79.0, 'pc', True, None),
-                     'all': (81.0, 'prc', True, None), 'iterations_1': (79.3, 'prc', True, 1), 'iterations_2': (80.3, 'prc', True, 2),
-                     'iterations_4': (80.8, 'prc', True, 4)}
-    assert rows['calibration'].against == rows['refinement'].against == 'pseudo_prompts' and rows['support_only'].against == 'sam2'
+    paper = {name: (row.paper, parts(name), row.trained, row.options.get('iterations')) for name, row in rows.items()
+             if row.paper}
+    assert paper == {'sam2': (44.7, '', False, None), 'untrained': (58.5, 'prc', False,
+                                                                    None), 'support_only': (69.4, '', True, None),
+                     'pseudo_prompts': (78.2, 'p', True, None),
+                     'refinement': (79.6, 'pr', True, None), 'calibration': (79.0, 'pc', True, None),
+                     'all': (81.0, 'prc', True, None), 'iterations_1': (79.3, 'prc', True, 1),
+                     'iterations_2': (80.3, 'prc', True, 2), 'iterations_4': (80.8, 'prc', True, 4)}
+    assert rows['calibration'].against == rows['refinement'].against == 'pseudo_prompts'
+    assert rows['support_only'].against == 'sam2'
 
 
 def test_options_exist():
@@ -68,8 +79,11 @@ def test_options_exist():
 
 def test_finding_ladders():
     some = find_ladder('fs_dino', ['full', 'dense_match'])
-    assert [row.name for row in some.rows] == ['full', 'dense_match'] and find_ladder(some) == some and find_ladder('fssam') is not None
-    for words, wrong in ((('fs', None), "There is no ladder 'fs': choose 'fs_dino' or 'fssam'"), (('fssam', ['x']), "has no row 'x': choose from sam2")):
+    assert [row.name for row in some.rows] == ['full', 'dense_match']
+    assert find_ladder(some) == some
+    assert find_ladder('fssam') is not None
+    for words, wrong in ((('fs', None), "There is no ladder 'fs': choose 'fs_dino' or 'fssam'"),
+                         (('fssam', ['x']), "has no row 'x': choose from sam2")):
         with pytest.raises(FSSKitError, match=wrong): find_ladder(*words)
 
 
@@ -79,13 +93,15 @@ def result(rows, tag='t', size='original'):
     "A result with these (class, intersection, union) of 100 px episodes."
     counts = [[c, i, u, 100 - u, 100 - i] for c, i, u in rows]
     value = mean_iou([r[1:] for r in counts], [r[0] for r in counts])
-    return Result(value, [value - .1, value + .1], 0., {}, len(counts), {}, .5, {'episode_hash': tag, 'score_size': size}, counts=counts)
+    return Result(value, [value - .1, value + .1], 0., {}, len(counts), {}, .5,
+                  {'episode_hash': tag, 'score_size': size}, counts=counts)
 
 
 def random_results(seed, n=40, gap=10):
     rng = random.Random(seed)
     ids, hard = [rng.randrange(4) for _ in range(n)], [rng.randrange(20, 60) for _ in range(n)]
-    make = lambda shift: result([(c, max(0, min(90, h + shift + rng.randrange(-5, 6))), 90) for c, h in zip(ids, hard)], f'{seed}')
+    make = lambda shift: result([(c, max(0, min(90, h + shift + rng.randrange(-5, 6))), 90) for c, h in zip(ids, hard)],
+                                f'{seed}')
     return make(gap), make(0)
 
 
@@ -134,14 +150,17 @@ def test_verdicts_and_order():
 
 def folder_of_results(tmp_path, shots=(1,)):
     "Three rows; the second has one cell less, the third is training-free."
-    ladder = Ladder('x', (Row('a', 'first', 'fs_dino', trained=True, paper=50.), Row('b', 'second', 'fs_dino', {'k': 1}, True, 60., 'a'),
-                          Row('c', 'free', 'dense_match'), Row('d', 'nothing yet', 'fs_dino', {}, True, 70., 'b')), 'BENCH', 'SOURCE')
+    ladder = Ladder('x', (Row('a', 'first', 'fs_dino', trained=True,
+                              paper=50.), Row('b', 'second', 'fs_dino', {'k': 1}, True, 60., 'a'),
+                          Row('c', 'free', 'dense_match'), Row('d', 'nothing yet', 'fs_dino', {}, True, 70., 'b')),
+                    'BENCH', 'SOURCE')
     for name, shift in (('a', 10), ('b', -5), ('c', 0)):
         for cell in ([Cell(0, 0), Cell(1, 0), Cell(0, 10)] if name != 'b' else [Cell(0, 0), Cell(1, 0)]):
             for k in shots:
                 better, base = random_results(100 * cell.fold + cell.seed + 7 * k, gap=shift)
                 (base if name == 'c' else better).to_json(tmp_path/'rows'/name/f'fold{cell.fold}_seed{cell.seed}'/f'{k}shot.json')
-    (tmp_path/'rows/a/fold0_seed0/trained.json').write_text('{"steps": 7, "minutes": 1.26, "kept_step": 4, "learned": 9}')
+    (tmp_path/'rows/a/fold0_seed0/trained.json').write_text('{"steps": 7, "minutes": 1.26, "kept_step": 4, '
+                                                            '"learned": 9}')
     return ladder
 
 
@@ -150,8 +169,11 @@ def test_results_are_read_back_without_the_unfinished(tmp_path):
     broken = tmp_path/'rows/a/fold0_seed10/5shot.json'
     replace(load_result(broken), incomplete=True).to_json(broken)
     found = finished_results(tmp_path, ladder.rows[0])
-    assert list(found) == [1, 5] and list(found[1]) == [Cell(0, 0), Cell(0, 10), Cell(1, 0)] and list(found[5]) == [Cell(0, 0), Cell(1, 0)]
-    assert found[1][Cell(0, 10)] == load_result(tmp_path/'rows/a/fold0_seed10/1shot.json') and finished_results(tmp_path, ladder.rows[3]) == {}
+    assert list(found) == [1, 5]
+    assert list(found[1]) == [Cell(0, 0), Cell(0, 10), Cell(1, 0)]
+    assert list(found[5]) == [Cell(0, 0), Cell(1, 0)]
+    assert found[1][Cell(0, 10)] == load_result(tmp_path/'rows/a/fold0_seed10/1shot.json')
+    assert finished_results(tmp_path, ladder.rows[3]) == {}
 
 
 def test_the_report(tmp_path):
@@ -160,7 +182,8 @@ def test_the_report(tmp_path):
     a, b, c, d = report['rows']
     cells = {name: finished_results(tmp_path, row)[1] for name, row in zip('abc', ladder.rows)}
     figures = a['shots']['1']
-    assert figures['miou'] == pytest.approx(np.mean([r.miou for r in cells['a'].values()])) and figures['episodes'] == 120
+    assert figures['miou'] == pytest.approx(np.mean([r.miou for r in cells['a'].values()]))
+    assert figures['episodes'] == 120
     assert figures['ci95'][0] < figures['miou'] < figures['ci95'][1] and figures['seconds_per_episode'] == .5
     assert figures['cells'][1] == {'fold': 0, 'seed': 10, 'miou': cells['a'][Cell(0, 10)].miou}
     sums = np.sum([row[1:] for r in cells['a'].values() for row in r.counts], 0)
@@ -169,8 +192,10 @@ def test_the_report(tmp_path):
     both = [Cell(0, 0), Cell(1, 0)]
     assert step['from'] == 'a' and step['paper'] == 10. and step['verdict'] == 'the other way round'
     own = Ladder('x', (ladder.rows[0], replace(ladder.rows[1], paper_step=7.), *ladder.rows[2:]))
-    assert ladder_report(own, tmp_path, {'test': 'toys', 'episodes': 40})['rows'][1]['shots']['1']['step']['paper'] == 7.
-    assert step['ours'][0] == pytest.approx(np.mean([cells['b'][x].miou - cells['a'][x].miou for x in both])) and step['ours'][2] < 0
+    assert ladder_report(own, tmp_path, {'test': 'toys',
+                                         'episodes': 40})['rows'][1]['shots']['1']['step']['paper'] == 7.
+    assert step['ours'][0] == pytest.approx(np.mean([cells['b'][x].miou - cells['a'][x].miou for x in both]))
+    assert step['ours'][2] < 0
     assert figures['step'] is None and figures['over_free']['from'] == 'c' and figures['over_free']['ours'][1] > 0
     assert c['shots']['1']['over_free'] is None and d['shots'] == {} and report['pairs_in_order'] == {'1': [0, 1]}
     assert a['trainings'] == [{'steps': 7, 'minutes': 1.26, 'kept_step': 4, 'learned': 9}] and b['options'] == {'k': 1}
@@ -193,13 +218,16 @@ def test_table_and_figure(tmp_path):
     first = report['rows'][0]['shots']['1']
     low, high = (f'{100 * v:.1f}' for v in first['ci95'])
     assert f"{100 * first['miou']:.1f} [{low}, {high}]" in text and '7 steps, 1.3 min' in text and '| no |' in text
-    for words in ('# Ladder of x', 'BENCH (SOURCE)', 'toys', 'the other way round', '**5 shot(s).**', '0 of 1 pairs of rows', 'training-free row: c'):
+    for words in ('# Ladder of x', 'BENCH (SOURCE)', 'toys', 'the other way round', '**5 shot(s).**',
+                  '0 of 1 pairs of rows', 'training-free row: c'):
         assert words in text
-    assert set(rows) >= {'a', 'b', 'c', 'd'} and json.loads((tmp_path/'results.json').read_text()) == json.loads(json.dumps(report))
+    assert set(rows) >= {'a', 'b', 'c', 'd'}
+    assert json.loads((tmp_path/'results.json').read_text()) == json.loads(json.dumps(report))
     assert Image.open(tmp_path/'results.png').size[0] > 500 and '<svg' in (tmp_path/'results.svg').read_text()
     figure = ladder_figure(report)
     left, right = figure.axes
-    assert [t.get_text() for t in left.get_yticklabels()] == ['a', 'b', 'c (no training)', 'd'] and 'BENCH' in right.get_title()
+    assert [t.get_text() for t in left.get_yticklabels()] == ['a', 'b', 'c (no training)', 'd']
+    assert 'BENCH' in right.get_title()
     assert right.lines[0].get_xdata().tolist() == [50, 60, 70] and right.lines[0].get_ydata().tolist() == [0, 1, 3]
     assert [t.get_text() for t in left.get_legend().get_texts()] == ['1 shot(s)', '5 shot(s)']
 
@@ -220,7 +248,8 @@ class Toy(TrainableModel):
         self.wide, self.bias = wide, bias
         with torch.random.fork_rng():
             torch.manual_seed(seed)
-            self.net = nn.Sequential(nn.Conv2d(1, 4, 3 if wide else 1, padding=int(wide)), nn.GELU(), nn.Conv2d(4, 1, 1))
+            self.net = nn.Sequential(nn.Conv2d(1, 4, 3 if wide else 1, padding=int(wide)), nn.GELU(),
+                                     nn.Conv2d(4, 1, 1))
 
     def describe(self): return {**super().describe(), 'wide': self.wide, 'bias': self.bias}
 
@@ -249,14 +278,17 @@ def boxes_set(spec, fold=None, side='test', progress=True, convention='clean', o
     def mask(photo, c): return boxes(*split(photo))[1] if split(photo)[0] == c else np.zeros((40, 48), np.uint8)
     count = 6 if only is None else 3
     info = {'dataset': 'boxes', 'fold': fold, 'side': side, 'convention': convention}
-    return ListedDataset('boxes', {c: f'colour {c}' for c in classes}, {c: [f'{c}-{i}' for i in range(count)] for c in classes},
+    return ListedDataset('boxes', {c: f'colour {c}' for c in classes}, {c: [f'{c}-{i}' for i in range(count)]
+                                                                        for c in classes},
                          lambda photo: boxes(*split(photo))[0], mask, info)
 
 
-TOYS = Ladder('toy', (Row('narrow', 'one cell', 'toy', trained=True, paper=40.), Row('wide', '+ neighbours', 'toy', {'wide': True}, True, 45., 'narrow'),
-                      Row('untrained', 'as it comes', 'toy'), Row('match', 'the mean colour', 'prototype', {'input_size': 32})), 'TOYBENCH')
-PLAN = LadderPlan('boxes', DataPlan(smallworld=0, collages=0, variants=1, every=3, questions=4), steps=8, batch=2, episodes=6, min_photos=3,
-                  backbone='rgb', lr=.02)
+TOYS = Ladder('toy', (Row('narrow', 'one cell', 'toy', trained=True, paper=40.),
+                      Row('wide', '+ neighbours', 'toy', {'wide': True}, True, 45., 'narrow'),
+                      Row('untrained', 'as it comes', 'toy'),
+                      Row('match', 'the mean colour', 'prototype', {'input_size': 32})), 'TOYBENCH')
+PLAN = LadderPlan('boxes', DataPlan(smallworld=0, collages=0, variants=1, every=3, questions=4), steps=8, batch=2,
+                  episodes=6, min_photos=3, backbone='rgb', lr=.02)
 
 
 class NoFigure:
@@ -280,7 +312,9 @@ def climb(out, **more):
 def test_models_of_rows(toys):
     net = lambda row, seed=0, **options: row_model(row, ColourBackbone(waves=8), options, seed)
     a, b, c = (net(TOYS.rows[0], seed).net[0].weight for seed in (3, 3, 4))
-    assert torch.equal(a, b) and not torch.equal(a, c) and torch.equal(a, Toy(ColourBackbone(waves=8), seed=3).net[0].weight)
+    assert torch.equal(a, b)
+    assert not torch.equal(a, c)
+    assert torch.equal(a, Toy(ColourBackbone(waves=8), seed=3).net[0].weight)
     assert net(TOYS.rows[1], bias=2.).bias == 2. and net(TOYS.rows[1]).wide
     assert net(Row('x', '', 'toy', {'bias': 1.}), bias=2.).bias == 1.
     assert net(TOYS.rows[3]).name == 'prototype'
@@ -288,11 +322,15 @@ def test_models_of_rows(toys):
 
 
 def test_recipes():
-    assert recipe_of('fs_dino') == recipe_of('anything') and recipe_of('fssam').episodes.losses == Losses(0., 1., 1e-8, squares=True)
+    assert recipe_of('fs_dino') == recipe_of('anything')
+    assert recipe_of('fssam').episodes.losses == Losses(0., 1., 1e-8, squares=True)
     fit, episodes = row_recipe('fssam', replace(PLAN, steps=40, batch=6, lr=None), 1.5)
-    assert fit == FitPlan(40, 1.5, 1e-3, 0., 0, 'poly', validate_every=10, save_every=5) and episodes.batch == 6 and episodes.losses.bce == 0
+    assert fit == FitPlan(40, 1.5, 1e-3, 0., 0, 'poly', validate_every=10, save_every=5)
+    assert episodes.batch == 6
+    assert episodes.losses.bce == 0
     fit, _ = row_recipe('fs_dino', PLAN, 4.)
-    assert (fit.steps, fit.lr, fit.warmup, fit.schedule, fit.validate_every, fit.save_every) == (8, .02, 0, 'cosine', 2, 1)
+    assert (fit.steps, fit.lr, fit.warmup, fit.schedule, fit.validate_every,
+            fit.save_every) == (8, .02, 0, 'cosine', 2, 1)
     assert row_recipe('fs_dino', replace(PLAN, steps=3000), 4.)[0].warmup == 100
 
 
@@ -302,16 +340,21 @@ def test_the_recipe_of_fssam_is_the_models():
 
 
 def test_plans(tmp_path):
-    plan = replace(PLAN, train=replace(PLAN.train, data=('coco:/home/me/coco', 'boxes'), exclude='/home/me/list.txt'), test='coco:/home/me/coco',
-                   options={'adapter_weights': Path('/home/me/adapter.safetensors'), 'topk': 3})
+    plan = replace(PLAN, train=replace(PLAN.train, data=('coco:/home/me/coco', 'boxes'), exclude='/home/me/list.txt'),
+                   test='coco:/home/me/coco', options={'adapter_weights': Path('/home/me/adapter.safetensors'),
+                                                       'topk': 3})
     facts = plan_facts(TOYS, plan, ColourBackbone())
-    assert '/home' not in json.dumps(facts) and facts['train']['data'] == 'coco:coco boxes' and facts['test'] == 'coco:coco'
+    assert '/home' not in json.dumps(facts)
+    assert facts['train']['data'] == 'coco:coco boxes'
+    assert facts['test'] == 'coco:coco'
     assert facts['options'] == {'adapter_weights': 'adapter.safetensors', 'topk': 3} and facts['encoder'] == 'rgb, none'
     assert plan_facts(TOYS, PLAN, ColourBackbone())['train']['data'] == 'boxes'
-    assert cell_data(PLAN, Cell(2, 7)) == replace(PLAN.train, data=('boxes',), fold=2) and cell_data(plan, Cell(1, 0)).data == plan.train.data
+    assert cell_data(PLAN, Cell(2, 7)) == replace(PLAN.train, data=('boxes',), fold=2)
+    assert cell_data(plan, Cell(1, 0)).data == plan.train.data
     check_plan(tmp_path/'l', facts)
     check_plan(tmp_path/'l', facts)
-    with pytest.raises(FSSKitError, match=r'holds a ladder with steps = 8, not 9'): check_plan(tmp_path/'l', facts | {'steps': 9})
+    with pytest.raises(FSSKitError, match=r'holds a ladder with steps = 8, not 9'):
+        check_plan(tmp_path/'l', facts | {'steps': 9})
 
 
 # the run
@@ -320,15 +363,24 @@ def test_a_ladder_from_start_to_end(toys, tmp_path):
     report = climb(tmp_path, folds=[0, 1], shots=[1, 2])
     assert [len(row['shots']['2']['cells']) for row in report['rows']] == [2] * 4 and report['plan']['ladder'] == 'toy'
     cell = tmp_path/'rows/wide/fold1_seed0'
-    assert sorted(p.name for p in cell.iterdir()) == ['1shot.json', '2shot.json', 'head.md', 'head.safetensors', 'log.csv', 'record.json',
-                                                      'start.json', 'trained.json', 'validation.csv']
-    facts, results = head_facts(cell/'head.safetensors'), {r.name: load_result(tmp_path/'rows'/r.name/'fold1_seed0/2shot.json') for r in TOYS.rows}
-    assert facts['fold'] == 1 and not {'colour 1', 'colour 5', 'colour 9'} & {*facts['classes']['boxes'], *facts['chosen_by']['boxes']}
-    assert len({r.protocol['episode_hash'] for r in results.values()}) == 1 and set(results['wide'].per_class) == {'colour 1', 'colour 5', 'colour 9'}
+    assert sorted(p.name for p in cell.iterdir()) == ['1shot.json', '2shot.json', 'head.md', 'head.safetensors',
+                                                      'log.csv', 'record.json', 'start.json', 'trained.json',
+                                                      'validation.csv']
+    facts = head_facts(cell/'head.safetensors')
+    results = {r.name: load_result(tmp_path/'rows'/r.name/'fold1_seed0/2shot.json') for r in TOYS.rows}
+    assert facts['fold'] == 1
+    assert not {'colour 1', 'colour 5', 'colour 9'} & {*facts['classes']['boxes'], *facts['chosen_by']['boxes']}
+    assert len({r.protocol['episode_hash'] for r in results.values()}) == 1
+    assert set(results['wide'].per_class) == {'colour 1', 'colour 5', 'colour 9'}
     assert results['wide'].protocol['head'] != 'untrained' and results['untrained'].protocol['head'] == 'untrained'
-    assert results['wide'].episodes == 6 and results['wide'].protocol['shots'] == 2 and results['wide'].protocol['min_photos'] == 3
+    assert results['wide'].episodes == 6
+    assert results['wide'].protocol['shots'] == 2
+    assert results['wide'].protocol['min_photos'] == 3
     trained = json.loads((cell/'trained.json').read_text())
-    assert trained['steps'] == 8 and trained['learned'] == 4 * 9 + 4 + 4 + 1 and trained['kept_step'] == facts['training']['step'] and trained['minutes'] < 2
+    assert trained['steps'] == 8
+    assert trained['learned'] == 4 * 9 + 4 + 4 + 1
+    assert trained['kept_step'] == facts['training']['step']
+    assert trained['minutes'] < 2
     assert report['rows'][1]['trainings'][1] == trained and len(list((tmp_path/'features').iterdir())) > 20
 
 
@@ -339,7 +391,8 @@ def test_what_is_finished_is_kept(toys, tmp_path, monkeypatch):
     again = climb(tmp_path)
     assert files == {p: p.stat().st_mtime_ns for p in tmp_path.glob('rows/*/*/*')}
     more = climb(tmp_path, seeds=[0, 1], rows=['untrained', 'match'])
-    assert [len(row['shots']['1']['cells']) for row in more['rows']] == [1, 1, 2, 2] and more['rows'][0] == again['rows'][0]
+    assert [len(row['shots']['1']['cells']) for row in more['rows']] == [1, 1, 2, 2]
+    assert more['rows'][0] == again['rows'][0]
     shutil.rmtree(tmp_path/'rows/narrow/fold0_seed0')
     with pytest.raises(TypeError): climb(tmp_path)
 
@@ -349,16 +402,20 @@ def test_an_interrupted_ladder_goes_on_where_it_stopped(toys, tmp_path, monkeypa
     train = module.train_model
     def stop(out):
         if 4 in read_log(out/'validation.csv').get('step', ()): raise KeyboardInterrupt
-    monkeypatch.setattr(module, 'train_model', lambda out, model, *w, **n: train(out, model, *w, **n, watch=stop if model.wide else None))
+    monkeypatch.setattr(module, 'train_model', lambda out, model,
+                        *w, **n: train(out, model, *w, **n, watch=stop if model.wide else None))
     with pytest.raises(KeyboardInterrupt): climb(tmp_path/'two')
     cell = tmp_path/'two/rows/wide/fold0_seed0'
     assert read_checkpoint(cell/'checkpoint.pt')['step'] == 4 and not (cell/'head.safetensors').exists()
     partial = json.loads((tmp_path/'two/results.json').read_text())
     assert [list(row['shots']) for row in partial['rows']] == [['1'], [], [], []]
     seen = {}
-    monkeypatch.setattr(module, 'train_model', lambda out, model, *w, **n: (seen.update(n), train(out, model, *w, **n))[1])
+    monkeypatch.setattr(module, 'train_model', lambda out, model,
+                        *w, **n: (seen.update(n), train(out, model, *w, **n))[1])
     again = climb(tmp_path/'two')
-    assert seen['resume'] == cell/'checkpoint.pt' and not (cell/'checkpoint.pt').exists() and not (cell/'best.pt').exists()
+    assert seen['resume'] == cell/'checkpoint.pt'
+    assert not (cell/'checkpoint.pt').exists()
+    assert not (cell/'best.pt').exists()
     parts = lambda report: [(row['shots']['1']['miou'], row['shots']['1']['step']) for row in report['rows']]
     assert parts(again) == parts(whole)
     heads = [(tmp_path/n/'rows/wide/fold0_seed0/head.safetensors').read_bytes() for n in ('one', 'two')]
@@ -385,7 +442,8 @@ def test_features_are_encoded_before_the_clock_starts(toys, tmp_path, monkeypatc
     def ahead(model, data, *words): calls.append(('encode', model.wide)); return real(model, data, *words)
     def trained(out, model, *words, **names):
         count = []
-        monkeypatch.setattr(Toy, 'frozen_features', lambda self, images: (count.append(1), TrainableModel.frozen_features(self, images))[1])
+        monkeypatch.setattr(Toy, 'frozen_features',
+                            lambda self, images: (count.append(1), TrainableModel.frozen_features(self, images))[1])
         head = train(out, model, *words, **names)
         calls.append(('train', model.wide, len(count)))
         return head
@@ -424,11 +482,13 @@ def test_requests_that_cannot_work(toys, tmp_path):
 
 def test_photos_of_the_test_can_be_listed(toys, tmp_path):
     climb(tmp_path, plan=replace(PLAN, only='held_out.txt'), rows=['match'])
-    with pytest.raises(FSSKitError): climb(tmp_path/'z', plan=replace(PLAN, only='held_out.txt', min_photos=4), rows=['match'])
+    with pytest.raises(FSSKitError):
+        climb(tmp_path/'z', plan=replace(PLAN, only='held_out.txt', min_photos=4), rows=['match'])
 
 
 def test_a_head_that_saw_the_test_is_refused(toys, tmp_path, monkeypatch):
-    monkeypatch.setattr(module, 'cell_data', lambda plan, cell: replace(plan.train, data=('boxes',), fold=1 - cell.fold))
+    monkeypatch.setattr(module, 'cell_data',
+                        lambda plan, cell: replace(plan.train, data=('boxes',), fold=1 - cell.fold))
     with pytest.raises(FSSKitError, match="weights were trained on"): climb(tmp_path, rows=['narrow'])
 
 
@@ -442,4 +502,5 @@ def test_a_real_row_of_fs_dino(tmp_path, monkeypatch):
     by_name = {row['name']: row for row in report['rows']}
     assert by_name['prototype']['shots']['1']['episodes'] == 2 and by_name['full']['shots'] == {}
     settings = head_facts(tmp_path/'rows/prototype/fold0_seed0/head.safetensors')['settings']
-    assert (settings['semantic'], settings['prototype'], settings['adapter'], settings['input_size']) == (False, True, 'random', 64)
+    assert (settings['semantic'], settings['prototype'], settings['adapter'],
+            settings['input_size']) == (False, True, 'random', 64)

@@ -26,7 +26,8 @@ def small():
 def official(decoder, image, sparse, dense):
     "The package's own predict_masks for each pair by itself."
     place = decoder.pe_layer(tuple(image.shape[-2:]))[None]
-    each = [decoder.mask_decoder.predict_masks(image[b:b + 1], place, sparse[b:b + 1], dense[b:b + 1]) for b in range(len(image))]
+    each = [decoder.mask_decoder.predict_masks(image[b:b + 1], place, sparse[b:b + 1], dense[b:b + 1])
+            for b in range(len(image))]
     return [torch.cat(part) for part in zip(*each)]
 
 
@@ -47,7 +48,8 @@ def test_place_codes_by_hand():
 
 @torch.no_grad()
 def test_attend_is_the_official_attention(small):
-    for attention in (small.mask_decoder.transformer.layers[0].self_attn, small.mask_decoder.transformer.final_attn_token_to_image):
+    for attention in (small.mask_decoder.transformer.layers[0].self_attn,
+                      small.mask_decoder.transformer.final_attn_token_to_image):
         q, k, v = rand(2, 4, 32), rand(2, 6, 32, seed=1), rand(2, 6, 32, seed=2)
         assert torch.allclose(attend(attention, q, k, v), attention(q, k, v), atol=1e-5)
         assert torch.allclose(attend(attention, q, k, v, torch.ones(6)), attention(q, k, v), atol=1e-5)
@@ -64,7 +66,8 @@ def test_attend_with_weights_is_attention_with_copies(small):
 
 def test_attend_gradient():
     attention = new_decoder(16, 2, 16, 1).double().mask_decoder.transformer.layers[0].self_attn
-    q, k = rand(1, 2, 16, dtype=torch.float64).requires_grad_(), rand(1, 3, 16, seed=1, dtype=torch.float64).requires_grad_()
+    q, k = rand(1, 2, 16, dtype=torch.float64).requires_grad_(), rand(1, 3, 16, seed=1,
+                                                                      dtype=torch.float64).requires_grad_()
     weight = torch.tensor([1., .5, .2], dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(lambda q, k, w: attend(attention, q, k, k, w), (q, k, weight))
 
@@ -97,7 +100,8 @@ def test_sams_own_forward(small):
     place = small.pe_layer((5, 7))[None]
     for multimask in (False, True):
         wanted = small.mask_decoder(image, place, sparse, dense, multimask)
-        for got, want in zip(small(image, sparse, dense, multimask=multimask), wanted): assert torch.allclose(got, want, atol=1e-5)
+        for got, want in zip(small(image, sparse, dense, multimask=multimask), wanted):
+            assert torch.allclose(got, want, atol=1e-5)
 
 
 @torch.no_grad()
@@ -148,7 +152,8 @@ def test_sizes_and_errors_of_new_decoders():
 def test_a_sams_decoder_is_a_copy():
     sam = load_sam('sam_tiny', None)
     decoder = sam_decoder(sam)
-    assert all(torch.equal(v, sam.state_dict()[k]) for k, v in decoder.state_dict().items() if k.startswith('mask_decoder.'))
+    assert all(torch.equal(v, sam.state_dict()[k]) for k, v in decoder.state_dict().items()
+               if k.startswith('mask_decoder.'))
     assert torch.equal(decoder.pe_layer.positional_encoding_gaussian_matrix,
                        sam.prompt_encoder.pe_layer.positional_encoding_gaussian_matrix)
     with torch.no_grad():

@@ -8,8 +8,8 @@ from hypothesis import given, settings, strategies as st
 from PIL import Image, ImageDraw
 
 from fsskit import mask_painter
-from fsskit.mask_painter import (Clicks, fill_mask, from_runs, History, MaskEditor, MaskPainter, merge_changes, nearest_size,
-                                 PainterView, row_runs, sam_segmenter, stroke_mask, to_runs)
+from fsskit.mask_painter import (Clicks, fill_mask, from_runs, History, MaskEditor, MaskPainter, merge_changes,
+                                 nearest_size, PainterView, row_runs, sam_segmenter, stroke_mask, to_runs)
 from fsskit.photos import FSSKitError, load_mask
 from fsskit.sam import build_sam, SamSize
 
@@ -61,7 +61,8 @@ def test_filling_is_pillows_filling(seed):
 
 
 def test_runs_of_rows():
-    assert row_runs(np.array([[1, 1, 0, 1], [0, 0, 0, 0], [0, 1, 1, 1]], bool)) == {0: [(0, 0, 2), (0, 3, 4)], 2: [(2, 1, 4)]}
+    assert row_runs(np.array([[1, 1, 0, 1], [0, 0, 0, 0], [0, 1, 1, 1]],
+                             bool)) == {0: [(0, 0, 2), (0, 3, 4)], 2: [(2, 1, 4)]}
 
 
 @settings(max_examples=40, deadline=None, derandomize=True)
@@ -163,8 +164,10 @@ def test_the_figure_and_the_page_show_the_mask(photo, mask, tmp_path):
     figure = painter.static()
     assert f'{mask.sum():,} px' in figure.axes[1].get_title()
     shown = figure.axes[1].images[0].get_array()
-    assert (shown[mask == 1] != photo[mask == 1]).any(-1).mean() > 0.9 and np.array_equal(shown[mask == 0], photo[mask == 0])
-    state = json.loads(re.search(r'id="state">(.*?)</script>', painter.to_html(tmp_path / 'a.html').read_text(), re.S)[1])
+    assert (shown[mask == 1] != photo[mask == 1]).any(-1).mean() > 0.9
+    assert np.array_equal(shown[mask == 0], photo[mask == 0])
+    state = json.loads(re.search(r'id="state">(.*?)</script>', painter.to_html(tmp_path / 'a.html').read_text(),
+                                 re.S)[1])
     assert painter.payload['sam'] and not state['payload']['sam'] and state['tool'] == 'brush'
     assert 's SAM' in painter.payload['note'] and 's SAM' not in state['payload']['note']
     assert state['radius'] == painter.radius == 1

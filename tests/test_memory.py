@@ -44,14 +44,15 @@ def masks():
 
 def bank_of(memories):
     """SAM 2's own form of memories: prompted frames 0, 1, ..."""
-    entries = {t: dict(maskmem_features=m.features, maskmem_pos_enc=[m.positions], obj_ptr=m.pointer) for t, m in enumerate(memories)}
+    entries = {t: dict(maskmem_features=m.features, maskmem_pos_enc=[m.positions], obj_ptr=m.pointer)
+               for t, m in enumerate(memories)}
     return {'cond_frame_outputs': entries, 'non_cond_frame_outputs': {}}
 
 
 def stock_recall(model, query, memories):
     count = len(memories)
-    return model._prepare_memory_conditioned_features(count, False, query.maps[-1:], query.positions[-1:], query.sizes[-1:],
-                                                      bank_of(memories), count + 1)
+    return model._prepare_memory_conditioned_features(count, False, query.maps[-1:], query.positions[-1:],
+                                                      query.sizes[-1:], bank_of(memories), count + 1)
 
 
 class TestFeatures:
@@ -69,7 +70,8 @@ class TestFeatures:
         with torch.no_grad(): a, b = (M.image_features(tiny, x).grid() for x in (images[:1], wide))
         assert a.shape == b.shape and (a - b).abs().mean() < .5 * a.std()
 
-    @pytest.mark.parametrize('wrong', [torch.zeros(3, 64, 64), torch.zeros(1, 1, 64, 64), torch.full((1, 3, 64, 64), 200.)])
+    @pytest.mark.parametrize('wrong', [torch.zeros(3, 64, 64), torch.zeros(1, 1, 64, 64),
+                                       torch.full((1, 3, 64, 64), 200.)])
     def test_errors(self, tiny, wrong):
         with pytest.raises(FSSKitError): M.image_features(tiny, wrong)
 
@@ -78,12 +80,14 @@ class TestWriting:
     def test_memory_of_is_the_first_step_of_tracking(self, tiny, images, masks):
         with torch.no_grad():
             f = M.image_features(tiny, images[:1])
-            _, heads, _, _ = tiny._track_step(0, True, f.maps, f.positions, f.sizes, None, masks[:1, None], {}, 5, False, None)
+            _, heads, _, _ = tiny._track_step(0, True, f.maps, f.positions, f.sizes, None, masks[:1, None], {}, 5,
+                                              False, None)
             entry = {}
             tiny._encode_memory_in_output(f.maps, f.sizes, None, True, heads[4], heads[6], entry)
             memory = M.memory_of(tiny, images[:1], masks[:1])
         assert torch.equal(memory.pointer, heads[5]) and torch.equal(memory.features, entry['maskmem_features'])
-        assert torch.equal(memory.positions, entry['maskmem_pos_enc'][0]) and not torch.equal(memory.pointer, tiny.no_obj_ptr)
+        assert torch.equal(memory.positions, entry['maskmem_pos_enc'][0])
+        assert not torch.equal(memory.pointer, tiny.no_obj_ptr)
 
     def test_memory_encoder_sees_a_steep_sigmoid(self, tiny, images, masks):
         """20 sigmoid(20 m - 10) - 10 of a soft mask goes into the memory encoder."""
@@ -166,7 +170,8 @@ class TestReading:
             k = layer.cross_attn_image.k_proj(tokens + places)[:, 0].numpy()
             row = M.memory_reading(tiny, query, [memory])[0][0][0, 6].numpy()
         speeds = 10000. ** (-np.arange(0, 128, 4) / 128)
-        turn = lambda v, place: np.exp(1j * np.concatenate([place % 4 * speeds, place // 4 * speeds])) * (v[0::2] + 1j * v[1::2])
+        turn = lambda v, place: np.exp(1j * np.concatenate([place % 4 * speeds,
+                                                            place // 4 * speeds])) * (v[0::2] + 1j * v[1::2])
         one, keys = turn(q[6], 6), [turn(k[n], n) if n < 16 else k[n, 0::2] + 1j * k[n, 1::2] for n in range(20)]
         whole = q[6, 0::2] + 1j * q[6, 1::2]  # pointers are not rotated, the query is
         assert whole.shape == one.shape
@@ -202,7 +207,8 @@ class TestDecoding:
         for bias, hidden in ((5., False), (-5., True)):
             with torch.no_grad(): model.sam_mask_decoder.pred_obj_score_head.layers[-1].bias.fill_(bias)
             stock = model._forward_sam_heads(features.grid(), high_res_features=features.fine, multimask_output=True)
-            gated, free = M.decode(model, features, features.grid(), gate=True), M.decode(model, features, features.grid())
+            gated, free = M.decode(model, features, features.grid(),
+                                   gate=True), M.decode(model, features, features.grid())
             assert torch.equal(gated.masks, stock[0]) and torch.equal(gated.best, stock[3][:, 0])
             assert torch.equal(free.score, stock[6]) and (gated.masks == M.NO_OBJ_SCORE).all().item() == hidden
             assert (free.masks != M.NO_OBJ_SCORE).all()
@@ -215,7 +221,8 @@ class TestDecoding:
     def test_batch_is_a_stack_of_singles(self, tiny, images, masks):
         with torch.no_grad():
             both = M.segment_with(tiny, images[2:4], [M.memory_of(tiny, images[:2], masks[:2])])
-            one = torch.cat([M.segment_with(tiny, images[2 + n:3 + n], [M.memory_of(tiny, images[n:n + 1], masks[n:n + 1])])
+            one = torch.cat([M.segment_with(tiny, images[2 + n:3 + n],
+                                            [M.memory_of(tiny, images[n:n + 1], masks[n:n + 1])])
                              for n in (0, 1)])
         assert both.shape == (2, 64, 64) and torch.allclose(both, one, atol=1e-4)
 

@@ -56,7 +56,8 @@ def test_against_loops(shots, steps, version):
     args = case(shots=shots)
     found = R.refine(*args, steps=steps, version=version)
     grid = lambda values: resize(torch.where(values == 255, 0, values.float()), (5, 5)).numpy().astype(float)
-    support, masks, fg, disc, *priors = (np.asarray(x, float) for x in (args[0], grid(args[1]), *args[2:4], *map(grid, args[4:])))
+    support, masks, fg, disc, *priors = (np.asarray(x, float)
+                                         for x in (args[0], grid(args[1]), *args[2:4], *map(grid, args[4:])))
     assert len(found) == steps + 1
     for b in range(2):
         wanted = slow_refine(support[b], masks[b], fg[b], disc[b], priors[0][b], priors[1][b], steps, version)
@@ -92,7 +93,8 @@ def test_shares_and_hull():
         mixed = share * fg_prior + (1 - share) * before.prior
         assert (mixed >= torch.minimum(fg_prior, before.prior) - 1e-6).all()
         assert (mixed <= torch.maximum(fg_prior, before.prior) + 1e-6).all()
-        assert torch.equal(after.memory[(share == 0)[:, None].expand_as(fg)], before.memory[(share == 0)[:, None].expand_as(fg)])
+        assert torch.equal(after.memory[(share == 0)[:, None].expand_as(fg)],
+                           before.memory[(share == 0)[:, None].expand_as(fg)])
         assert after.prior.min() == 0 and after.prior.max() == pytest.approx(1, abs=1e-5)
 
 

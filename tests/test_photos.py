@@ -258,7 +258,9 @@ class TestMaskFiles:
         both = mask.copy()
         both[0] = 255
         assert 'two readings' in refusal(load_mask, write(both, 'a.png'))
-        assert 'otherwise only labels up to 15' in refusal(load_mask, write(np.where(both == 1, 15, both).astype(np.uint8), 'b.png'))
+        assert 'otherwise only labels up to 15' in refusal(load_mask,
+                                                           write(np.where(both == 1, 15, both).astype(np.uint8),
+                                                                 'b.png'))
         assert (load_mask(write(both, 'a.png'), 'voc') == both).all()
         assert (load_mask(write(both, 'a.png'), 'binary') == (both == 255)).all()
         white_first = Image.fromarray(mask)

@@ -71,7 +71,8 @@ def test_create_model_asks_backbones(monkeypatch):
 
 @pytest.mark.parametrize('call, words', [
     (lambda: create_model('nope'), "no model 'nope': choose one of dense_match"),
-    (lambda: create_model('prototype', 'rgb', topk=3), "'prototype' has no option 'topk': it takes input_size, layers, stride"),
+    (lambda: create_model('prototype', 'rgb', topk=3),
+     "'prototype' has no option 'topk': it takes input_size, layers, stride"),
     (lambda: create_model('prototype', 'rgb', weights='hub'), "'rgb' has no weights, but weights='hub'"),
 ])
 def test_create_model_errors(call, words):
@@ -137,7 +138,9 @@ def test_shots():
 def test_as_list():
     photo = np.zeros((8, 9, 3))
     assert len(as_list(photo, 4)) == 1 and len(as_list(np.stack([photo, photo]), 4)) == 2
-    assert len(as_list([photo], 4)) == 1 and as_list('a.png', 4) == ['a.png'] and len(as_list(torch.zeros(3, 8, 8), 3)) == 3
+    assert len(as_list([photo], 4)) == 1
+    assert as_list('a.png', 4) == ['a.png']
+    assert len(as_list(torch.zeros(3, 8, 8), 3)) == 3
 
 
 def test_label_masks():
@@ -204,7 +207,8 @@ def test_cell_at_covers_the_photo():
 
 def test_order_of_calls(ready):
     fresh = FewShotPredictor(ready.model)
-    for call in (lambda: fresh.predict(scene()[0]), lambda: fresh.predict_batch([scene()[0]]), lambda: fresh.similarity_at((1, 1))):
+    for call in (lambda: fresh.predict(scene()[0]), lambda: fresh.predict_batch([scene()[0]]),
+                 lambda: fresh.similarity_at((1, 1))):
         with pytest.raises(FSSKitError, match='call set_support'): call()
     with pytest.raises(FSSKitError, match='call predict'): ready.similarity_at((1, 1))
 

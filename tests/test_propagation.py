@@ -24,7 +24,8 @@ def tiny():
 def clip():
     """Five frames of noise that moves, and the mask of a square that moves along."""
     rng = np.random.default_rng(0)
-    ground, patch = rng.integers(0, 120, (64, 64, 3), dtype=np.uint8), rng.integers(130, 256, (20, 24, 3), dtype=np.uint8)
+    ground = rng.integers(0, 120, (64, 64, 3), dtype=np.uint8)
+    patch = rng.integers(130, 256, (20, 24, 3), dtype=np.uint8)
     frames, masks = np.repeat(ground[None], 5, 0), np.zeros((5, 64, 64), np.uint8)
     for t in range(5):
         frames[t, 8 + 6 * t:28 + 6 * t, 4 + 7 * t:28 + 7 * t] = patch
@@ -77,7 +78,9 @@ class TestPropagation:
     def test_masks_are_the_signs_of_the_logits(self, tiny, clip):
         logits = P.propagate(tiny, *[clip[0], clip[1][0]], logits=True)
         masks = P.propagate(tiny, clip[0], clip[1][0])
-        assert np.array_equal(masks[0], clip[1][0]) and np.array_equal(masks[1:], logits[1:] > 0) and masks.dtype == np.uint8
+        assert np.array_equal(masks[0], clip[1][0])
+        assert np.array_equal(masks[1:], logits[1:] > 0)
+        assert masks.dtype == np.uint8
 
     def test_any_size_of_frame(self, tiny):
         frames = np.random.default_rng(0).integers(0, 256, (3, 40, 72, 3), dtype=np.uint8)
@@ -89,10 +92,12 @@ class TestPropagation:
         """21 frames: what is thrown away is never read."""
         model = load_sam2('sam2_tiny', None, image_size=64)
         features = (features_of(model, clip) * 5)[:21]
-        first, bank, wanted = torch.from_numpy(clip[1][:1]).float(), {'cond_frame_outputs': {}, 'non_cond_frame_outputs': {}}, []
+        first, bank, wanted = torch.from_numpy(clip[1][:1]).float(), {'cond_frame_outputs': {},
+                                                                      'non_cond_frame_outputs': {}}, []
         with torch.no_grad():
             for t, f in enumerate(features):
-                out = model.track_step(t, t == 0, f.maps, f.positions, f.sizes, None, first[:, None] if t == 0 else None, bank, 21)
+                out = model.track_step(t, t == 0, f.maps, f.positions, f.sizes, None,
+                                       first[:, None] if t == 0 else None, bank, 21)
                 bank['non_cond_frame_outputs' if t else 'cond_frame_outputs'][t] = out
                 wanted.append(out['pred_masks'])
             found = [seen.mask for seen in P.track(model, features, first, 21)]
@@ -100,7 +105,8 @@ class TestPropagation:
 
     @pytest.mark.parametrize('frames, mask, words', [
         (np.zeros((2, 8, 8, 3)), np.ones((8, 8)), 'uint8 array'), ([1], np.ones((8, 8)), 'list'),
-        (np.zeros((0, 8, 8, 3), np.uint8), np.ones((8, 8)), 'at least one'), (np.zeros((2, 8, 8, 3), np.uint8), np.ones((8, 9)), 'shape'),
+        (np.zeros((0, 8, 8, 3), np.uint8), np.ones((8, 8)), 'at least one'),
+        (np.zeros((2, 8, 8, 3), np.uint8), np.ones((8, 9)), 'shape'),
         (np.zeros((2, 8, 8, 3), np.uint8), np.zeros((8, 8)), 'no pixel')])
     def test_errors(self, tiny, frames, mask, words):
         with pytest.raises(FSSKitError, match=words): P.propagate(tiny, frames, mask)
@@ -124,8 +130,12 @@ class TestLessons:
     def test_a_key_decides(self, pool):
         plan = small_plan(pool, absent=1.)
         a, b, c = (P.training_clip(plan, 0, 5, k) for k in (1, 1, 2))
-        assert np.array_equal(a.frames, b.frames) and np.array_equal(a.masks, b.masks) and not np.array_equal(a.frames, c.frames)
-        assert a.frames.shape == (3, 64, 64, 3) and (a.masks[:, 1:].sum((2, 3)) == 0).any(1).all() and a.masks[:, 0].any((1, 2)).all()
+        assert np.array_equal(a.frames, b.frames)
+        assert np.array_equal(a.masks, b.masks)
+        assert not np.array_equal(a.frames, c.frames)
+        assert a.frames.shape == (3, 64, 64, 3)
+        assert (a.masks[:, 1:].sum((2, 3)) == 0).any(1).all()
+        assert a.masks[:, 0].any((1, 2)).all()
         again = P.training_clip(small_plan(pool, absent=1.), 0, 5, 1)  # films do not depend on what was drawn before
         assert np.array_equal(a.frames, again.frames)
 
@@ -133,12 +143,15 @@ class TestLessons:
         asked = []
         def spy(class_id, index, frames, size):
             asked.append((class_id, index))
-            return type('V', (), dict(frames=np.zeros((frames, size, size, 3), np.uint8), masks=np.ones((frames, size, size), np.uint8)))
+            return type('V', (), dict(frames=np.zeros((frames, size, size, 3), np.uint8),
+                                      masks=np.ones((frames, size, size), np.uint8)))
         monkeypatch.setattr(P, 'video', spy)
         plan = small_plan(None, clips=7)
         for k in range(60): P.training_clip(plan, k)
-        assert {c for c, _ in asked} <= set(range(P.N_CLASSES, len(P.CLASS_NAMES))) and {i for _, i in asked} <= set(range(7))
-        assert len({c for c, _ in asked}) > 10 and len(asked) == len(set(asked)) == len(plan.drawn)  # each film is drawn once
+        assert {c for c, _ in asked} <= set(range(P.N_CLASSES, len(P.CLASS_NAMES)))
+        assert {i for _, i in asked} <= set(range(7))
+        assert len({c for c, _ in asked}) > 10
+        assert len(asked) == len(set(asked)) == len(plan.drawn)  # each film is drawn once
 
     def test_both_sources_are_used(self, pool):
         plan = small_plan(pool, cutouts=.5, canvas=64)
@@ -153,7 +166,8 @@ class TestLessons:
             assert lesson.frames.shape == (4, 48, 48, 3) and lesson.masks.shape[1:] == (4, 48, 48)
             for mask in lesson.masks:
                 value = int(np.median(lesson.frames[mask][:, 0]))
-                assert ((lesson.frames[..., 0] == value) == mask).mean() > .96  # edges are blurred where the window shrinks
+                assert ((lesson.frames[...,
+                                       0] == value) == mask).mean() > .96  # edges are blurred where the window shrinks
             kinds.add((len(lesson.masks), int(np.median(lesson.frames[lesson.masks[0]][:, 0]))))
             seen.append(lesson.masks[0, 0].sum())
         assert kinds == {(2, 100), (2, 200)} and 400 * (48 / 64) ** 2 - 60 <= min(seen) < 300 < max(seen) <= 400
@@ -161,7 +175,8 @@ class TestLessons:
     def test_order_of_frames(self):
         """Each frame has its time as brightness: chosen frames are in order, forwards or backwards."""
         labels = np.ones((P.LENGTH, 40, 40), np.uint8)
-        film, seen = P.Film(np.broadcast_to(10 * np.arange(P.LENGTH, dtype=np.uint8)[:, None, None, None], (P.LENGTH, 40, 40, 3)), labels), set()
+        film, seen = P.Film(np.broadcast_to(10 * np.arange(P.LENGTH, dtype=np.uint8)[:, None, None, None],
+                                            (P.LENGTH, 40, 40, 3)), labels), set()
         for n in range(30):
             times = P.lesson_from(film, np.random.default_rng(n), 5, 32).frames[:, 0, 0, 0].astype(int)
             assert len(set(times)) == 5 and abs(np.sign(np.diff(times)).sum()) == 4
@@ -194,7 +209,9 @@ class TestLessons:
     def test_light_changes_without_clipping_order(self):
         frames = np.full((3, 4, 4, 3), 100, np.uint8)
         lit = P.jitter(frames, np.random.default_rng(0))
-        assert lit.dtype == np.uint8 and not np.array_equal(lit, frames) and all(len(np.unique(f[..., 0])) == 1 for f in lit)
+        assert lit.dtype == np.uint8
+        assert not np.array_equal(lit, frames)
+        assert all(len(np.unique(f[..., 0])) == 1 for f in lit)
 
     def test_a_lesson_without_object_is_drawn_again(self, monkeypatch, pool):
         empty = P.Lesson(np.zeros((3, 64, 64, 3), np.uint8), np.zeros((1, 3, 64, 64), bool))
@@ -227,7 +244,8 @@ class TestLosses:
         best = (20 * wanted + dice).argmin(1)
         parts = P.frame_losses(self.seen(logits, torch.full((2, 3), .5), torch.zeros(2, 1)), target)
         mix = lambda cost: (.8 * cost[torch.arange(2), best] + .2 * cost.mean(1)).mean().item()
-        assert parts['focal'].item() == pytest.approx(mix(wanted), rel=1e-5) and parts['dice'].item() == pytest.approx(mix(dice), rel=1e-5)
+        assert parts['focal'].item() == pytest.approx(mix(wanted), rel=1e-5)
+        assert parts['dice'].item() == pytest.approx(mix(dice), rel=1e-5)
 
     def seen(self, full, ious, score):
         return P.Tracked(None, full, ious, None, None, None, score)
@@ -247,7 +265,8 @@ class TestLosses:
 
     def test_all_hidden_is_finite(self):
         full = torch.full((2, 3, 4, 4), -1024.)
-        parts = P.frame_losses(self.seen(full, torch.full((2, 3), .5), torch.tensor([[-3.], [-2.]])), torch.zeros(2, 4, 4))
+        parts = P.frame_losses(self.seen(full, torch.full((2, 3), .5), torch.tensor([[-3.], [-2.]])),
+                               torch.zeros(2, 4, 4))
         assert parts['dice'] == parts['focal'] == parts['iou'] == 0 and torch.isfinite(parts['score'])
 
 
@@ -255,11 +274,14 @@ class TestPrompted:
     def test_gives_the_pointer_of_a_given_mask_unless_the_score_says_no(self, clip):
         model, mask = P.new_tiny(64, 0), torch.from_numpy(clip[1][:1]).float()
         with torch.no_grad():
-            first, bias = image_features(model, P.clip_tensor(clip[0][:1])), model.sam_mask_decoder.pred_obj_score_head.layers[-1].bias
+            first = image_features(model, P.clip_tensor(clip[0][:1]))
+            bias = model.sam_mask_decoder.pred_obj_score_head.layers[-1].bias
             for value in (20., -20.):
                 bias.fill_(value)
                 seen, pointer = P.prompted(model, first, mask), encode_memory(model, first, mask).pointer
-                assert seen.full.shape == (1, 1, 64, 64) and torch.equal(seen.pointer, pointer) and (seen.score > 0) == (value > 0)
+                assert seen.full.shape == (1, 1, 64, 64)
+                assert torch.equal(seen.pointer, pointer)
+                assert (seen.score > 0) == (value > 0)
                 assert torch.equal(pointer, model.no_obj_ptr) == (value < 0)
 
     def test_the_first_frame_teaches_its_own_pointer(self, pool):
@@ -273,13 +295,15 @@ class TestPrompted:
 class TestTraining:
     def task(self, pool, seed=0, teacher=None, batch=2, **changes):
         torch.manual_seed(seed)
-        return P.Sam2Task(P.new_tiny(64, seed), small_plan(pool, **changes), seed, batch, teacher, 1, 1 if teacher else 0, 4, held_out=2)
+        return P.Sam2Task(P.new_tiny(64, seed), small_plan(pool, **changes), seed, batch, teacher, 1,
+                          1 if teacher else 0, 4, held_out=2)
 
     def test_new_tiny_believes_in_background_and_presence(self):
         before = torch.get_rng_state()
         model = P.new_tiny(64, 0)
         assert torch.equal(before, torch.get_rng_state())
-        frames = [image_features(model, torch.rand(4, 3, 64, 64, generator=torch.Generator().manual_seed(n))) for n in range(2)]
+        frames = [image_features(model, torch.rand(4, 3, 64, 64, generator=torch.Generator().manual_seed(n)))
+                  for n in range(2)]
         mask = torch.zeros(4, 64, 64)
         mask[:, 10:30, 10:30] = 1
         with torch.no_grad(): seen = list(P.track(model, frames, mask, 2))[1]
@@ -290,10 +314,13 @@ class TestTraining:
         set_training(task)
         task(5)['loss'].backward()
         silent = {name for name, p in task.model.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0}
-        reached = lambda part: sum(p.grad.abs().sum().item() for p in getattr(task.model, part).parameters() if p.grad is not None)
-        assert min(map(reached, ('memory_attention', 'memory_encoder', 'obj_ptr_proj', 'mask_downsample', 'image_encoder'))) > 0
+        reached = lambda part: sum(p.grad.abs().sum().item() for p in getattr(task.model, part).parameters()
+                                   if p.grad is not None)
+        assert min(map(reached, ('memory_attention', 'memory_encoder', 'obj_ptr_proj', 'mask_downsample',
+                                 'image_encoder'))) > 0
         assert {'no_mem_embed', 'no_mem_pos_enc'} <= silent
-        assert not any(name.startswith(('memory_attention', 'memory_encoder')) and name.endswith('weight') for name in silent)
+        assert not any(name.startswith(('memory_attention', 'memory_encoder')) and name.endswith('weight')
+                       for name in silent)
 
     def test_loss_falls_on_one_step_repeated(self, pool):
         task = self.task(pool, batch=1, frames=2, absent=0.)
@@ -307,26 +334,33 @@ class TestTraining:
     def test_hints_and_true_masks_fade(self, pool, monkeypatch):
         task, forced = self.task(pool, teacher=EmbeddedViT(24, 6, 2).eval()), []
         real = P.track
-        monkeypatch.setattr(P, 'track', lambda *a, true_masks=None, **k: forced.append(true_masks is not None) or real(*a, true_masks=true_masks, **k))
+        monkeypatch.setattr(P, 'track', lambda *a, true_masks=None, **k: forced.append(true_masks is not None)
+                            or real(*a, true_masks=true_masks, **k))
         assert task.learned == ('model', 'hint')
         with torch.no_grad(): parts = [task(step) for step in (0, 1, 3, 4)]
         assert parts[0]['hint'] > parts[1]['hint'] > parts[2]['hint'] > 0 == parts[3]['hint']
-        assert len(forced) == 3 and not forced[2] and parts[0]['dice'] == 0 < parts[1]['dice']  # at first only looks are learned
+        assert len(forced) == 3
+        assert not forced[2]
+        assert parts[0]['dice'] == 0 < parts[1]['dice']  # at first only looks are learned
         assert [len(task.lessons(step)[0].frames) for step in range(3)] == [3, 2, 3]
         monkeypatch.setattr(P, 'generator', lambda *key: np.random.default_rng(3))  # draws .09
         with torch.no_grad(): self.task(pool, teacher=task.teacher)(1)
         assert forced[-1]
-        for p in parts: assert p['loss'].item() == pytest.approx(sum(w * p[k] for k, w in P.WEIGHTS.items()).item() + p['hint'].item(), rel=1e-5)
+        for p in parts:
+            assert p['loss'].item() == pytest.approx(sum(w * p[k] for k, w in P.WEIGHTS.items()).item()
+                                                     + p['hint'].item(), rel=1e-5)
 
     def test_pairs_leave_the_encoder_alone(self, pool):
         task = self.task(pool, teacher=EmbeddedViT(24, 6, 2).eval())
         set_training(task)
-        grads = lambda part: sum(p.grad.abs().sum().item() for p in getattr(task.model, part).parameters() if p.grad is not None)
+        grads = lambda part: sum(p.grad.abs().sum().item() for p in getattr(task.model, part).parameters()
+                                 if p.grad is not None)
         for step, learned in ((0, {'image_encoder'}), (1, {'memory_attention', 'sam_mask_decoder'}),
                               (2, {'image_encoder', 'memory_attention', 'sam_mask_decoder'})):
             task.zero_grad()
             task(step)['loss'].backward()
-            assert {part for part in ('image_encoder', 'memory_attention', 'sam_mask_decoder') if grads(part)} == learned
+            assert {part for part in ('image_encoder', 'memory_attention', 'sam_mask_decoder')
+                    if grads(part)} == learned
 
     def test_resume_is_exact_and_the_log_is_whole(self, pool, tmp_path):
         quiet, teacher = dict(lr=1e-3, warmup=1, progress=False, log_every=1), EmbeddedViT(24, 6, 2).eval()
@@ -341,16 +375,19 @@ class TestTraining:
         with pytest.raises(KeyboardInterrupt): fit(broken, tmp_path / 'c', 5, **quiet)
         resumed = self.task(pool, teacher=teacher, batch=1, frames=2)
         fit(resumed, tmp_path / 'c', 5, resume=tmp_path / 'c' / 'checkpoint.pt', **quiet)
-        for a, b in zip(straight.model.state_dict().values(), resumed.model.state_dict().values()): assert torch.equal(a, b)
+        for a, b in zip(straight.model.state_dict().values(), resumed.model.state_dict().values()):
+            assert torch.equal(a, b)
         log = read_log(tmp_path / 'c' / 'log.csv')
         assert log['step'].tolist() == [1, 2, 3, 4, 5] and log['hint'][3] > 0 == log['hint'][4]
 
     def test_validation_films_are_not_training_films(self, monkeypatch):
         assert P.HELD_OUT > P.LessonPlan().clips
         lessons = P.held_out_lessons(2, 64, 80)
-        assert lessons is P.held_out_lessons(2, 64, 80) and all(l.frames.shape == (P.LENGTH, 64, 64, 3) for l in lessons)
+        assert lessons is P.held_out_lessons(2, 64, 80)
+        assert all(l.frames.shape == (P.LENGTH, 64, 64, 3) for l in lessons)
         scores = P.held_out_scores(P.new_tiny(64, 0), lessons)
-        ious = [(l.masks[0, :1] & later).sum() / (l.masks[0, :1] | later).sum() for l in lessons for later in l.masks[0, 1:] if later.any()]
+        ious = [(l.masks[0, :1] & later).sum() / (l.masks[0, :1] | later).sum() for l in lessons
+                for later in l.masks[0, 1:] if later.any()]
         assert scores['copy_first'] == pytest.approx(np.mean(ious))
         assert 0 <= scores['score'] <= 1 and 0 <= scores['swapped'] <= 1
 
@@ -393,9 +430,11 @@ class TestTraining:
         weights = P.train_sam2('coco:x', tmp_path / 'one', exclude='held.txt', data_note='CC0.', **quiet)
         card = weights.with_suffix('.md').read_text()
         assert asked == dict(data='coco:x', exclude='held.txt') and weights.stat().st_size < 12e6
-        for words in ('held.txt', 'CC0.', 'random weights, hints', 'ball', 'stick', '| photos | 3 |', '4,024,098'): assert words in card, words
+        for words in ('held.txt', 'CC0.', 'random weights, hints', 'ball', 'stick', '| photos | 3 |', '4,024,098'):
+            assert words in card, words
         again = P.train_sam2('coco:x', tmp_path / 'two', init=weights, seed=1, **quiet)
-        assert 'the weights sha256:' in again.with_suffix('.md').read_text() and 'whole clips from the start' in again.with_suffix('.md').read_text()
+        assert 'the weights sha256:' in again.with_suffix('.md').read_text()
+        assert 'whole clips from the start' in again.with_suffix('.md').read_text()
         state = load_sam2('sam2_tiny', weights, image_size=64).state_dict()
         assert all(torch.isfinite(v).all() for v in state.values())
         with pytest.raises(FSSKitError): P.train_sam2('coco:x', tmp_path / 'one', **quiet)
@@ -404,6 +443,8 @@ class TestTraining:
         monkeypatch.setattr(P, 'held_out_lessons', lambda *_: [])
         monkeypatch.setattr(P, 'held_out_scores', lambda *_: {'score': .5})
         monkeypatch.setattr(P, 'create_backbone', lambda name: type('B', (), dict(net=EmbeddedViT(24, 6, 2).eval())))
-        monkeypatch.setattr(P, 'raw_lesson', lambda plan, rng: P.Lesson(np.zeros((5, 64, 64, 3), np.uint8), np.ones((1, 5, 64, 64), bool)))
+        monkeypatch.setattr(P, 'raw_lesson',
+                            lambda plan, rng: P.Lesson(np.zeros((5, 64, 64, 3), np.uint8),
+                                                       np.ones((1, 5, 64, 64), bool)))
         weights = P.train_sam2((), tmp_path, smallworld=0, steps=1, size=64, batch=1, validate_every=1, progress=False)
         assert (tmp_path / 'best.pt').exists() and 'Real:' not in weights.with_suffix('.md').read_text()

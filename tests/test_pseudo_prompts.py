@@ -84,9 +84,11 @@ class TestCosines:
 
     def test_epsilons_where_they_show(self):
         """Tiny features: 1e-7 under the cosine is then as large as the product of lengths."""
-        query, support, mask = torch.full((1, 1, 1, 1), 1e-3), torch.full((1, 1, 1, 1, 1), 1e-3), torch.full((1, 1, 1, 1), 1e-3)
+        query, support, mask = torch.full((1, 1, 1, 1), 1e-3), torch.full((1, 1, 1, 1, 1),
+                                                                          1e-3), torch.full((1, 1, 1, 1), 1e-3)
         prototype = 1e-6 / (1e-3 + 5e-4)
-        assert P.prototype_cosines(query, support, mask).item() == pytest.approx(prototype * 1e-3 / (prototype * 1e-3 + 1e-7), rel=1e-4)
+        assert P.prototype_cosines(query, support,
+                                   mask).item() == pytest.approx(prototype * 1e-3 / (prototype * 1e-3 + 1e-7), rel=1e-4)
 
     def test_low_precision_around_it_changes_nothing(self):
         query, support, masks = draw(1, 64, 4, 4), draw(1, 2, 64, 4, 4, seed=1), torch.rand(1, 2, 4, 4)
@@ -111,7 +113,8 @@ class TestPrior:
         query, support, mask = draw(2, 4, 5, 3), draw(2, 4, 6, 6, seed=1), blobs(2, 30, 20)
         found = P.prototype_prior(query, support, mask)
         for b in range(2):
-            wanted = slow_prior(query[b].numpy(), support[b].numpy(), slow_resize(mask[b].numpy().astype(float), (6, 6)))
+            wanted = slow_prior(query[b].numpy(), support[b].numpy(),
+                                slow_resize(mask[b].numpy().astype(float), (6, 6)))
             assert np.allclose(found[b], wanted, atol=1e-5)
 
     def test_same_photo_finds_its_own_object(self):
@@ -144,8 +147,10 @@ class TestPseudoPrompts:
 
     def test_copies_and_order(self):
         query, support, masks = draw(1, 5, 4, 4), draw(1, 3, 5, 4, 4, seed=1), blobs(1, 3, 12, 12)
-        one, four = (P.pseudo_prompts(query, support[:, :1].repeat(1, k, 1, 1, 1), masks[:, :1].repeat(1, k, 1, 1), 8) for k in (1, 4))
-        there, back = (P.pseudo_prompts(query, support[:, order], masks[:, order], 8) for order in ([0, 1, 2], [2, 0, 1]))
+        one, four = (P.pseudo_prompts(query, support[:, :1].repeat(1, k, 1, 1, 1), masks[:, :1].repeat(1, k, 1, 1), 8)
+                     for k in (1, 4))
+        there, back = (P.pseudo_prompts(query, support[:, order], masks[:, order], 8)
+                       for order in ([0, 1, 2], [2, 0, 1]))
         for pair in ((one, four), (there, back)):
             for a, b in zip(*pair): assert torch.allclose(a, b, atol=1e-6)
         assert not torch.allclose(one.foreground, there.foreground, atol=1e-2)
@@ -174,7 +179,8 @@ class TestPseudoPrompts:
 
     @pytest.mark.parametrize('kind', ['empty', 'vanishing', 'ignored', 'full'])
     def test_degenerate_masks_are_finite(self, kind):
-        query, support, mask = draw(1, 5, 4, 4), draw(1, 1, 5, 4, 4, seed=1), torch.zeros(1, 1, 64, 64, dtype=torch.uint8)
+        query, support, mask = draw(1, 5, 4, 4), draw(1, 1, 5, 4, 4,
+                                                      seed=1), torch.zeros(1, 1, 64, 64, dtype=torch.uint8)
         if kind == 'vanishing': mask[..., 30:33, 30:33] = 1
         if kind == 'ignored': mask[:] = 255
         if kind == 'full': mask[:] = 1
@@ -186,12 +192,15 @@ class TestPseudoPrompts:
     def test_a_shot_without_foreground_has_no_say(self):
         query, support, masks = draw(1, 5, 4, 4), draw(1, 2, 5, 4, 4, seed=1), blobs(1, 2, 16, 16)
         masks[:, 1] = 0
-        for a, b in zip(P.pseudo_prompts(query, support, masks, 8), P.pseudo_prompts(query, support[:, :1], masks[:, :1], 8)):
+        for a, b in zip(P.pseudo_prompts(query, support, masks, 8),
+                        P.pseudo_prompts(query, support[:, :1], masks[:, :1], 8)):
             assert torch.allclose(a, b, atol=1e-6)
 
     @pytest.mark.parametrize('support, masks, words', [
-        (draw(1, 5, 4, 4), blobs(1, 1, 8, 8), 'support features'), (draw(2, 1, 5, 4, 4), blobs(1, 1, 8, 8), 'support features'),
-        (draw(1, 1, 6, 4, 4), blobs(1, 1, 8, 8), 'support features'), (draw(1, 2, 5, 4, 4), blobs(1, 1, 8, 8), 'support masks'),
+        (draw(1, 5, 4, 4), blobs(1, 1, 8, 8), 'support features'),
+        (draw(2, 1, 5, 4, 4), blobs(1, 1, 8, 8), 'support features'),
+        (draw(1, 1, 6, 4, 4), blobs(1, 1, 8, 8), 'support features'),
+        (draw(1, 2, 5, 4, 4), blobs(1, 1, 8, 8), 'support masks'),
         (draw(1, 1, 5, 4, 4), blobs(1, 8, 8), 'support masks')])
     def test_errors(self, support, masks, words):
         with pytest.raises(FSSKitError, match=words): P.pseudo_prompts(draw(1, 5, 4, 4), support, masks, 8)

@@ -76,7 +76,8 @@ def saved(array, kind, palette=None):
 def with_band(labels):
     """VOC's masks have a band of 255 around each object."""
     inner = np.zeros_like(labels)
-    inner[1:-1, 1:-1] = np.minimum.reduce([labels[y:y + SIZE[0] - 2, x:x + SIZE[1] - 2] for y in range(3) for x in range(3)])
+    inner[1:-1, 1:-1] = np.minimum.reduce([labels[y:y + SIZE[0] - 2, x:x + SIZE[1] - 2] for y in range(3)
+                                           for x in range(3)])
     return np.where((labels > 0) & (inner == 0), 255, labels).astype(np.uint8)
 
 
@@ -107,7 +108,8 @@ class Quiet(http.server.SimpleHTTPRequestHandler):
 def home(tmp_path_factory):
     """Folders of this file alone, and a mirror on 127.0.0.1: `home.offer(set, archives)` puts archives on it."""
     root = tmp_path_factory.mktemp('home')
-    folders = SimpleNamespace(data=root / 'data', weights=root / 'weights', mirror=root / 'mirror', downloads=root / 'Downloads')
+    folders = SimpleNamespace(data=root / 'data', weights=root / 'weights', mirror=root / 'mirror',
+                              downloads=root / 'Downloads')
     for folder in vars(folders).values(): folder.mkdir()
     server = http.server.ThreadingHTTPServer(('127.0.0.1', 0), partial(Quiet, directory=str(folders.mirror)))
     threading.Thread(target=server.serve_forever, kwargs={'poll_interval': .01}, daemon=True).start()
@@ -142,7 +144,8 @@ def voc_and_sbd():
     io_, sparse = pytest.importorskip('scipy.io'), pytest.importorskip('scipy.sparse')
     train, val = PASCAL_TRAIN | PASCAL_MIXED, PASCAL_VAL | PASCAL_LEFT
     scenes = {name: scene(n, *objects) for n, (name, objects) in enumerate((train | val).items())}
-    in_voc, lines = [*val, *[name for name in train if name.endswith('0')]], lambda names: '\n'.join(sorted(names)).encode()
+    in_voc, lines = [*val, *[name for name in train
+                             if name.endswith('0')]], lambda names: '\n'.join(sorted(names)).encode()
     voc = {f'JPEGImages/{name}.jpg': saved(photo, 'JPEG') for name, (photo, _) in scenes.items()}
     for name in in_voc:
         for folder in ('SegmentationClass', 'SegmentationObject'):
@@ -154,7 +157,8 @@ def voc_and_sbd():
     for name in in_sbd:
         edges = np.empty((20, 1), object)
         for c in range(20): edges[c, 0] = sparse.csc_matrix(SIZE, dtype=np.uint8)
-        struct, file = {'Segmentation': scenes[name][1], 'Boundaries': edges, 'CategoriesPresent': np.unique(scenes[name][1])[1:]}, io.BytesIO()
+        struct, file = {'Segmentation': scenes[name][1], 'Boundaries': edges,
+                        'CategoriesPresent': np.unique(scenes[name][1])[1:]}, io.BytesIO()
         io_.savemat(file, {'GTcls': struct}, do_compression=True)
         sbd |= {f'cls/{name}.mat': file.getvalue(), f'img/{name}.jpg': saved(scenes[name][0], 'JPEG')}
     sbd |= {'train.txt': lines(train), 'val.txt': b'2007_000010'}
@@ -172,16 +176,20 @@ def pascal5i(home):
     assert archives == home.data / 'downloads' / 'pascal5i'
     root = build_pascal_root(archives, archives, home.data / 'pascal')
     names = lambda labels: {PASCAL_CLASSES[label - 1] for label in labels}
-    return SimpleNamespace(spec=f'pascal5i:{root}', family='pascal5i', root=root, fold='--fold 0', base=names(BASE), novel=names(NOVEL),
-                           test={n for n in PASCAL_VAL if int(n[5:]) // 10 in NOVEL}, train=set(PASCAL_TRAIN), kept={'2008_000301'})
+    return SimpleNamespace(spec=f'pascal5i:{root}', family='pascal5i',
+                           root=root, fold='--fold 0', base=names(BASE), novel=names(NOVEL),
+                           test={n for n in PASCAL_VAL if int(n[5:]) // 10 in NOVEL}, train=set(PASCAL_TRAIN),
+                           kept={'2008_000301'})
 
 
 def test_masks_of_pascal(pascal5i):
     """VOC's own masks come first, with their band; SBD's fill the rest."""
     folder, label = pascal5i.root / 'SegmentationClassAug', PASCAL_TRAIN['2008_000060'][0][0]
-    seen = {name: np.asarray(Image.open(folder / f'{name}.png')) for name in ('2007_000010', '2008_000060', '2008_000061')}
+    seen = {name: np.asarray(Image.open(folder / f'{name}.png'))
+            for name in ('2007_000010', '2008_000060', '2008_000061')}
     assert [255 in mask for mask in seen.values()] == [True, True, False]
-    assert (seen['2008_000061'] == label).sum() == LARGE ** 2 and (seen['2008_000060'] == label).sum() == (LARGE - 2) ** 2
+    assert (seen['2008_000061'] == label).sum() == LARGE ** 2
+    assert (seen['2008_000060'] == label).sum() == (LARGE - 2) ** 2
     assert len(list(folder.iterdir())) == len(PASCAL_TRAIN | PASCAL_MIXED | PASCAL_VAL | PASCAL_LEFT)
 
 
@@ -193,8 +201,10 @@ snowboard, sports ball, kite, baseball bat, baseball glove, skateboard, surfboar
 spoon, bowl, banana, apple, sandwich, orange, broccoli, carrot, hot dog, pizza, donut, cake, chair, couch, potted plant, bed,
 dining table, toilet, tv, laptop, mouse, remote, keyboard, cell phone, microwave, oven, toaster, sink, refrigerator, book, clock, vase,
 scissors, teddy bear, hair drier, toothbrush'''.replace('\n', ' ').split(', ')
-COCO_IDS = [n for n in range(1, 91) if n not in (12, 26, 29, 30, 45, 66, 68, 69, 71, 83)]  # ten numbers were never given out
-COCO = {'train': {100 * c + n: ((c, LARGE),) for c in (2, 15, 17) for n in range(1, 5)}, 'val': {100 * c + n: ((c, LARGE),) for c in (8, 16) for n in range(3)}}
+COCO_IDS = [n for n in range(1, 91) if n not in (12, 26, 29, 30, 45, 66, 68, 69, 71,
+                                                 83)]  # ten numbers were never given out
+COCO = {'train': {100 * c + n: ((c, LARGE),) for c in (2, 15, 17) for n in range(1, 5)},
+        'val': {100 * c + n: ((c, LARGE),) for c in (8, 16) for n in range(3)}}
 COCO_ODD = {'train': {31: ((15, LARGE), (16, 20)), 32: ((15, LARGE),), 33: ((15, SMALL),)}, 'val': {34: ((16, SMALL),)}}
 
 
@@ -223,9 +233,11 @@ def coco_side(part):
         found = [(c, 0, [outline(labels == c + 1)]) for c, _ in objects]
         if n == 32: found.append((16, 1, run_lengths(np.eye(*SIZE, dtype=np.uint8))))
         for c, crowd, segments in found:
-            instances.append({'id': len(instances) + 1, 'image_id': n, 'category_id': COCO_IDS[c], 'iscrowd': crowd, 'segmentation': segments})
+            instances.append({'id': len(instances) + 1, 'image_id': n, 'category_id': COCO_IDS[c], 'iscrowd': crowd,
+                              'segmentation': segments})
     categories = [{'id': i, 'name': name, 'supercategory': 'thing'} for i, name in zip(COCO_IDS, COCO_NAMES)]
-    return photos, json.dumps({'info': {}, 'licenses': [], 'images': images, 'annotations': instances, 'categories': categories}).encode()
+    return photos, json.dumps({'info': {}, 'licenses': [], 'images': images, 'annotations': instances,
+                               'categories': categories}).encode()
 
 
 def file_names(part, *numbers): return {f'COCO_{part}2014_{n:012}.jpg' for n in numbers}
@@ -234,17 +246,22 @@ def file_names(part, *numbers): return {f'COCO_{part}2014_{n:012}.jpg' for n in 
 @pytest.fixture(scope='module')
 def coco20i(home):
     (train, train_file), (val, val_file) = coco_side('train'), coco_side('val')
-    annotations = {f'annotations/{kind}_{part}2014.json': content for part, content in (('train', train_file), ('val', val_file))
+    annotations = {f'annotations/{kind}_{part}2014.json': content
+                   for part, content in (('train', train_file), ('val', val_file))
                    for kind, content in (('instances', content), ('captions', b'{}'), ('person_keypoints', b'{}'))}
-    offer(home, 'coco20i', {'train2014.zip': zip_of(train), 'val2014.zip': zip_of(val), 'annotations_trainval2014.zip': zip_of(annotations)})
+    offer(home, 'coco20i', {'train2014.zip': zip_of(train), 'val2014.zip': zip_of(val),
+                            'annotations_trainval2014.zip': zip_of(annotations)})
     root = fsskit(f'fsskit fetch coco20i --root {home.data}/coco --base-url {home.url} --no-progress').strip()
-    return SimpleNamespace(spec=f'coco20i:{root}', family='coco', fold='--fold 0', base={'car', 'cat', 'horse'}, novel={'boat', 'dog'},
-                           test=file_names('val', *COCO['val']), train=file_names('train', *COCO['train']), kept=file_names('train', 31, 32))
+    return SimpleNamespace(spec=f'coco20i:{root}', family='coco',
+                           fold='--fold 0', base={'car', 'cat', 'horse'}, novel={'boat', 'dog'},
+                           test=file_names('val', *COCO['val']), train=file_names('train', *COCO['train']),
+                           kept=file_names('train', 31, 32))
 
 
 # ---- FSS-1000
 
-FSS = {'train': ('abacus', 'ac_ground', 'adidas_logo1', 'apple_icon'), 'val': ('astronaut', 'bamboo_dragonfly'), 'test': ('african_elephant', 'eiffel_tower')}
+FSS = {'train': ('abacus', 'ac_ground', 'adidas_logo1', 'apple_icon'), 'val': ('astronaut', 'bamboo_dragonfly'),
+       'test': ('african_elephant', 'eiffel_tower')}
 
 
 @pytest.fixture(scope='module')
@@ -255,15 +272,17 @@ def fss1000(home):
         for n in range(1, 4):
             photo, labels = scene(10 * c + n, (c + 1, LARGE))
             mask = np.repeat((labels > 0).astype(np.uint8)[..., None] * 255, 3, 2)  # as in the original: RGB
-            files |= {f'fewshot_data/{name}/{n}.jpg': saved(photo, 'JPEG'), f'fewshot_data/{name}/{n}.png': saved(mask, 'PNG')}
+            files |= {f'fewshot_data/{name}/{n}.jpg': saved(photo, 'JPEG'),
+                      f'fewshot_data/{name}/{n}.png': saved(mask, 'PNG')}
     offer(home, 'fss1000', {'fewshot_data.zip': zip_of(files)}, home.downloads)
     advice = fsskit('fsskit fetch fss1000 --no-progress', code=2)
     line = re.search('type: (fsskit fetch .*)', advice)[1].replace('PATH', str(home.downloads))
     root = Path(fsskit(f'{line} --no-progress').strip()) / 'fewshot_data'
-    for side, listed in (('trn', 'train'), ('val', 'val'), ('test', 'test')): (root / f'{side}.txt').write_text('\n'.join(FSS[listed]) + '\n')
+    for side, listed in (('trn', 'train'), ('val', 'val'), ('test', 'test')):
+        (root / f'{side}.txt').write_text('\n'.join(FSS[listed]) + '\n')
     photos = lambda side: {f'{name}/{n}.jpg' for name in FSS[side] for n in range(1, 4)}
-    return SimpleNamespace(spec=f'fss1000:{root}', family='fss1000', fold='', base=set(FSS['train']), novel=set(FSS['test']),
-                           test=photos('test'), train=photos('train'), kept=set())
+    return SimpleNamespace(spec=f'fss1000:{root}', family='fss1000', fold='', base=set(FSS['train']),
+                           novel=set(FSS['test']), test=photos('test'), train=photos('train'), kept=set())
 
 
 # ---- what all of them have in common
@@ -309,8 +328,10 @@ def files(home):
         home.patch.setattr(module, name, remembered(getattr(module, name)))
         home.patch.setattr(module, 'sha256_file', lru_cache(module.sha256_file))
     encoder = create_backbone('dinov2_vits14', None, seed=1).net
-    dino = put(encoder.state_dict() | {'mask_token': torch.zeros(1, encoder.embed_dim)}, home.weights / 'dinov2_vits14_pretrain.pth')
-    put({'model': load_sam2('sam2_hiera_t', None, seed=1, image_size=64).state_dict()}, home.weights / RELEASED['sam2_hiera_t'].file)
+    dino = put(encoder.state_dict() | {'mask_token': torch.zeros(1, encoder.embed_dim)},
+               home.weights / 'dinov2_vits14_pretrain.pth')
+    put({'model': load_sam2('sam2_hiera_t', None, seed=1, image_size=64).state_dict()},
+        home.weights / RELEASED['sam2_hiera_t'].file)
     put(load_sam('sam_tiny', None, seed=1).state_dict(), home.weights / 'sam_tiny.safetensors')
     for n in range(2): (home.downloads / f'{n}.jpg').write_bytes(saved(scene(n, (1, LARGE))[0], 'JPEG'))
     adapter = fsskit(f'''fsskit distill --photos {home.downloads}/0.jpg --photos {home.downloads}/1.jpg --out {home.data}/adapter
@@ -380,19 +401,24 @@ def test_a_measurement_is_what_segment_finds(pascal5i, files, trained, tmp_path)
     """The counts of each episode, from the masks that `fsskit segment` writes for the same photos."""
     head, (always, _) = trained('fs_dino', pascal5i), options('fs_dino', files)
     evaluate('fs_dino', pascal5i, files, head, tmp_path)
-    counts, (episodes, _) = json.loads((tmp_path / 'result.json').read_text())['counts'], read_episodes(tmp_path / 'episodes.jsonl')
-    photo, mask = (lambda name: f'{pascal5i.root}/JPEGImages/{name}.jpg'), (lambda name: f'{pascal5i.root}/SegmentationClassAug/{name}.png')
+    counts = json.loads((tmp_path / 'result.json').read_text())['counts']
+    episodes, _ = read_episodes(tmp_path / 'episodes.jsonl')
+    photo = lambda name: f'{pascal5i.root}/JPEGImages/{name}.jpg'
+    mask = lambda name: f'{pascal5i.root}/SegmentationClassAug/{name}.png'
     for e, row in zip(episodes[:1], counts):
         fsskit(f'''fsskit segment --model fs_dino --head {head} {always} --support {photo(e.support[0])} --mask {mask(e.support[0])}
             --mask-encoding voc --label {e.class_id + 1} --query {photo(e.query)} --out {tmp_path} --no-progress''')
         found, truth = (np.asarray(Image.open(path)) for path in (tmp_path / f'{e.query}_mask.png', mask(e.query)))
         parts = [((found > 0) == side, (truth == e.class_id + 1) == side) for side in (True, False)]
-        assert row == [e.class_id, *(int((join(a, b) & (truth != 255)).sum()) for a, b in parts for join in (np.logical_and, np.logical_or))]
+        assert row == [e.class_id, *(int((join(a, b) & (truth != 255)).sum()) for a, b in parts
+                                     for join in (np.logical_and, np.logical_or))]
 
 
 def test_a_fold_that_was_trained_on_is_refused(pascal5i, files, trained, tmp_path):
     said = evaluate('fs_dino', pascal5i, files, trained('fs_dino', pascal5i), tmp_path, '--fold 1', code=2)
-    assert "weights were trained on 1 of the classes" in said and 'cat' in said and not (tmp_path / 'result.json').exists()
+    assert "weights were trained on 1 of the classes" in said
+    assert 'cat' in said
+    assert not (tmp_path / 'result.json').exists()
 
 
 # ---- what notebooks tell people to type
@@ -401,7 +427,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 def typed_lines(text):
-    """The lines `fsskit ...` of fenced blocks, whole, without comments, pipes and redirections; `...` stands for anything, so it is left out."""
+    """The lines `fsskit ...` of fenced blocks, whole, without comments, pipes, redirections, and `...` for anything."""
     for block in re.findall('^```[a-z]*\n(.*?)^```', text, re.M | re.S):
         for line in re.sub(r'\s*\\\n\s*', ' ', block).splitlines():
             if line.startswith('fsskit ') and '...' not in line: yield re.split(r'\s[#|>]', line)[0].strip()
@@ -412,11 +438,13 @@ def advice():
     for path in sorted((ROOT / 'nbs').rglob('*.ipynb')):
         cells = json.loads(path.read_text(encoding='utf-8'))['cells'] if path.name[0] not in '._' else []
         for cell in cells:
-            if cell['cell_type'] == 'markdown': yield from ((path.stem, line) for line in typed_lines(''.join(cell['source'])))
+            if cell['cell_type'] == 'markdown':
+                yield from ((path.stem, line) for line in typed_lines(''.join(cell['source'])))
 
 
 def test_lines_are_found():
-    text = 'fsskit no\n```\nfsskit a --b \\\n    c  # d\nfsskit x | wc\nfsskit y > z\n$ fsskit no\nfsskit ... no\n```\n\n```sh\nfsskit e\n```\n'
+    text = ('fsskit no\n```\nfsskit a --b \\\n    c  # d\nfsskit x | wc\nfsskit y > z\n$ fsskit no\nfsskit ... no\n```\n\n'
+            '```sh\nfsskit e\n```\n')
     assert list(typed_lines(text)) == ['fsskit a --b c', 'fsskit x', 'fsskit y', 'fsskit e']
     assert any('fsskit segment' in line for _, line in advice())
 

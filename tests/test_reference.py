@@ -162,7 +162,8 @@ def sam_decoder_cases():
     """One parameter per file and case; a case is the prefix ('' or 'three.') of the tensors that belong together."""
     found = [(path, name.removesuffix('masks_single')) for path in sorted(FOLDER.glob('sam_decoder_*.json'))
              for name in json.loads(path.read_text())['tensors'] if name.endswith('masks_single')]
-    return [pytest.param(path, case, id=f'{path.stem}-{case.strip(".") or "plain"}') for path, case in found] or cases('sam_decoder')
+    return [pytest.param(path, case, id=f'{path.stem}-{case.strip(".") or "plain"}')
+            for path, case in found] or cases('sam_decoder')
 
 
 @pytest.mark.parametrize('path, case', sam_decoder_cases())
@@ -175,8 +176,10 @@ def test_reference_sam_decoder(path, case):
     get, m = lambda name: t.get(case + name, t.get(name)), info['model']
     transformer = TwoWayTransformer(depth=m['depth'], embedding_dim=m['transformer_dim'], mlp_dim=m['mlp_dim'],
                                     num_heads=m['num_heads'], attention_downsample_rate=m['attention_downsample_rate'])
-    decoder = MaskDecoder(transformer_dim=m['transformer_dim'], transformer=transformer, iou_head_depth=m['iou_head_depth'],
-                          num_multimask_outputs=m['num_multimask_outputs'], iou_head_hidden_dim=m['iou_head_hidden_dim'])
+    decoder = MaskDecoder(transformer_dim=m['transformer_dim'],
+                          transformer=transformer, iou_head_depth=m['iou_head_depth'],
+                          num_multimask_outputs=m['num_multimask_outputs'],
+                          iou_head_hidden_dim=m['iou_head_hidden_dim'])
     decoder.load_state_dict({name[2:]: value for name, value in t.items() if name.startswith('w.')})
     matrix, sparse, image = get('pe_gaussian_matrix'), get('sparse'), get('image_embeddings')
     grid = image.shape[-2:]
@@ -236,7 +239,8 @@ def test_reference_fssam_ppg(path):
     check(info, 'prior_disc', found.discriminative[:, None], t['prior_disc'])
     grid = soft_masks(masks, support.shape[-2:])
     check(info, 'support_mask_grid', grid, t['support_mask_grid'])
-    background = torch.stack([prototype_prior(query, shot, 1 - mask) for shot, mask in zip(shots.unbind(1), grid.unbind(1))])
+    background = torch.stack([prototype_prior(query, shot, 1 - mask)
+                              for shot, mask in zip(shots.unbind(1), grid.unbind(1))])
     check(info, 'prior_bg', resize(background.mean(0), size)[:, None], t['prior_bg'])
 
 
@@ -252,13 +256,15 @@ def test_reference_fssam_imr(path, steps):
     found = refine(support, t['support_mask_image'], memories['fg'], memories['disc'], t['prior_fg_image'][:, 0],
                    t['prior_disc_image'][:, 0], steps, re.search(r'\bv\d\b', info['title'])[0])
     last = found[-1]
-    (last.memory * t[f'n{steps}.cotangent_mem']).sum().add((last.prior[:, None] * t[f'n{steps}.cotangent_prior']).sum()).backward()
+    (last.memory * t[f'n{steps}.cotangent_mem']).sum().add((last.prior[:, None]
+                                                            * t[f'n{steps}.cotangent_prior']).sum()).backward()
     agreement = support_agreement(memories['fg'], support, t['support_mask_image'])
     values = {'a_qs': agreement[:, None], 'prior_disc': found[0].prior[:, None],
               **{name: soft_masks(t[f'{name}_image'], t[name].shape[-2:]) for name in ('support_mask', 'prior_fg')},
               f'n{steps}.mem_disc_refined': last.memory, f'n{steps}.prior_disc_refined': last.prior[:, None],
               **{f'n{steps}.grad.mem_{name}': value.grad for name, value in memories.items()}}
-    assert {name for name in info['tensors'] if name.startswith((f'n{steps}.grad', f'n{steps}.mem', f'n{steps}.prior'))} <= set(values)
+    assert {name for name in info['tensors'] if name.startswith((f'n{steps}.grad', f'n{steps}.mem',
+                                                                 f'n{steps}.prior'))} <= set(values)
     for name, value in values.items(): check(info, name, value.detach(), t[name])
 
 
@@ -281,10 +287,11 @@ def test_reference_fssam_scma(path, alpha, fast):
     t = {name.removeprefix('w.'): torch.from_numpy(value) for name, value in t.items()}
     attention = getattr(toy_sam2(info['build']), info['build']['module'])
     prefix = info['build']['module'] + '.'
-    attention.load_state_dict({name[len(prefix):]: value for name, value in t.items() if name.startswith(prefix)}, strict=True)
+    attention.load_state_dict({name[len(prefix):]: value for name, value in t.items() if name.startswith(prefix)},
+                              strict=True)
     curr, memory = (t[name].clone().requires_grad_() for name in ('curr', 'memory'))
-    out = attend(attention, curr, t['curr_pos'], memory, t['memory_pos'], info['num_obj_ptr_tokens'], t['support_mask_image'],
-                 Calibration(alpha, fast=fast))
+    out = attend(attention, curr, t['curr_pos'], memory, t['memory_pos'], info['num_obj_ptr_tokens'],
+                 t['support_mask_image'], Calibration(alpha, fast=fast))
     check(info, f'out_alpha{alpha:g}', out.detach(), t[f'out_alpha{alpha:g}'])
     check(info, 'support_mask', grid_masks(t['support_mask_image'], t['support_mask'].shape[-2:]), t['support_mask'])
     if not (norms := info.get(f'grad_norms_alpha{alpha:g}')): return
@@ -299,7 +306,8 @@ def fssam_full_cases():
     """One parameter per file and case; a case is the prefix ('' or 'b.') of the tensors that belong together."""
     found = [(path, name.removesuffix('logits')) for path in sorted(FOLDER.glob('fssam_full_*.json'))
              for name in json.loads(path.read_text())['tensors'] if re.fullmatch(r'(\w+\.)?logits', name)]
-    return [pytest.param(path, case, id=f'{path.stem}-{case.strip(".") or "plain"}') for path, case in found] or cases('fssam_full')
+    return [pytest.param(path, case, id=f'{path.stem}-{case.strip(".") or "plain"}')
+            for path, case in found] or cases('fssam_full')
 
 
 def fssam_model(info, tensors, case):
@@ -308,7 +316,8 @@ def fssam_model(info, tensors, case):
     from fsskit.fssam import FSSAM
     from fsskit.similarity import ColourBackbone
     sam2 = toy_sam2(info['build'])
-    weights = {name.partition('w.')[2]: value for name, value in tensors.items() if name.startswith((f'{case}w.', 'w.'))}
+    weights = {name.partition('w.')[2]: value for name, value in tensors.items()
+               if name.startswith((f'{case}w.', 'w.'))}
     sam2.load_state_dict(weights, strict=True)
     sam2.name, sam2.weights_id = 'toy', 'reference'
     model = FSSAM(ColourBackbone(), sam2, head=None, iterations=info['num_refine'], alpha=float(info['alpha']),
@@ -355,9 +364,12 @@ def test_reference_fssam_full(path, case):
     encoded['support'] = support.memories[0]
     tokens, places, _ = memory_tokens(sam2, [*support.memories, answer.memory])
     hook.remove()
-    for name, value in zip(('support', 'disc', 'final', 'fg'), scores[masks.shape[1] - 1:]): same(f'mid.score_{name}', value)
-    for side, memory in encoded.items(): same(f'mid.mem_{side}', memory.features), same(f'mid.ptr_{side}', memory.pointer)
-    values = {'mid.query_hr0': query[1], 'mid.query_hr1': query[2], 'mid.query_feat': query[3], 'mid.support_feat': shot[3],
+    for name, value in zip(('support', 'disc', 'final', 'fg'), scores[masks.shape[1] - 1:]):
+        same(f'mid.score_{name}', value)
+    for side, memory in encoded.items():
+        same(f'mid.mem_{side}', memory.features), same(f'mid.ptr_{side}', memory.pointer)
+    values = {'mid.query_hr0': query[1],
+              'mid.query_hr1': query[2], 'mid.query_feat': query[3], 'mid.support_feat': shot[3],
               'mid.query_pos': features.positions[-1].permute(1, 2, 0).unflatten(2, features.sizes[-1]),
               'mid.mem_disc_refined': answer.memory.features, 'mid.prior_disc_refined': answer.steps[-1].prior[:, None],
               'mid.memory_tokens': tokens, 'mid.memory_pos': places, 'mid.fused_feat': answer.fused,

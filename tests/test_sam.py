@@ -14,7 +14,8 @@ from fsskit.cutouts import close_view, CutoutPool, fit_picture, world_pictures
 from fsskit.embedded import EmbeddedViT
 from fsskit.fieldguide import generator
 from fsskit.photos import FSSKitError, save_mask
-from fsskit.sam import (build_sam, build_task, central_point, closer_mask, coarse_mask, corrected, decode, decoder_attention, dice_loss,
+from fsskit.sam import (build_sam, build_task, central_point, closer_mask,
+                        coarse_mask, corrected, decode, decoder_attention, dice_loss,
                         draw_prompt, embed_image, encode, fitted, focal_loss, hold_out, interior_points, jittered_box,
                         KINDS, load_sam, low_iou, make_prompt, patch_waves, Prompt, rough_logits, sam_losses, sam_masks,
                         SAM_SIZES, SamSize, SamTask, train_sam, validate_sam, warm_start)
@@ -55,7 +56,8 @@ def photo():
 def test_official_layout(name):
     with torch.device('meta'):
         ours, official = build_sam(SAM_SIZES[name]), sam_model_registry[name[4:]]()
-    assert [(k, v.shape) for k, v in ours.state_dict().items()] == [(k, v.shape) for k, v in official.state_dict().items()]
+    assert [(k, v.shape) for k, v in ours.state_dict().items()] == [(k, v.shape)
+                                                                    for k, v in official.state_dict().items()]
     assert str(ours) == str(official)
 
 
@@ -140,7 +142,8 @@ def test_shipped_weights_come_from_the_weights_folder(tmp_path, monkeypatch):
     save_file({k: v.half() for k, v in made.state_dict().items()}, tmp_path / 'sam_tiny.safetensors')
     monkeypatch.setenv('FSSKIT_WEIGHTS', str(tmp_path))
     loaded = load_sam()
-    assert all(torch.equal(a.half().float(), b) for a, b in zip(made.state_dict().values(), loaded.state_dict().values()))
+    assert all(torch.equal(a.half().float(), b) for a, b in zip(made.state_dict().values(),
+                                                                loaded.state_dict().values()))
 
 
 # ---------------------------------------------------------------- asking
@@ -169,7 +172,9 @@ def test_a_rough_mask_lands_where_it_lay(photo):
     logits = rough_logits(sam, mask, embed_image(sam, photo))[0, 0]
     h, w = round(44 / 64 * 16), 16
     assert logits.shape == (16, 16) and (logits[h:] == -10).all()
-    assert (logits[h // 2 + 1:h, 9:] == 10).all() and (logits[:h // 2, :] == -10).all() and (logits[:h, :7] == -10).all()
+    assert (logits[h // 2 + 1:h, 9:] == 10).all()
+    assert (logits[:h // 2, :] == -10).all()
+    assert (logits[:h, :7] == -10).all()
     assert sam_masks(sam, photo, mask=mask).masks.shape == (3, 90, 130)
 
 
@@ -214,7 +219,8 @@ def test_boxes_are_at_most_a_tenth_wrong():
     boxes = np.stack([jittered_box(mask, generator('box', n)) for n in range(300)])
     true = np.array([5, 10, 65, 50])
     off = boxes - true
-    assert (np.abs(off) <= np.array([6, 4, 6, 4]) + 1e-4).all() and (np.abs(off).max(0) > np.array([4.5, 3.5, 5, 3.5])).all()
+    assert (np.abs(off) <= np.array([6, 4, 6, 4]) + 1e-4).all()
+    assert (np.abs(off).max(0) > np.array([4.5, 3.5, 5, 3.5])).all()
     assert boxes.min() >= 0 and (jittered_box(mask, generator('b'), 0.) == true).all()
 
 
@@ -236,7 +242,8 @@ def test_kinds_of_prompts():
         prompt = draw_prompt(kind, masks, targets, generator(kind))
         assert (prompt.boxes is not None) == (kind == 'box') and (prompt.logits is not None) == (kind == 'mask')
         if kind in ('point', 'points'): assert prompt.points.shape == (2, 3 if kind == 'points' else 1, 2)
-        if kind == 'mask': assert prompt.logits.shape == (2, 1, 16, 16) and set(prompt.logits.unique().tolist()) == {-10., 10.}
+        if kind == 'mask':
+            assert prompt.logits.shape == (2, 1, 16, 16) and set(prompt.logits.unique().tolist()) == {-10., 10.}
 
 
 def test_a_correction_lies_where_it_was_wrong():
@@ -250,7 +257,9 @@ def test_a_correction_lies_where_it_was_wrong():
     x, y = ((prompt.points[2, 0] + .5) / 4 - .5).tolist()
     assert targets[2, int(y), int(x)] == 1 and prompt.labels[2].item() == 1
     more = corrected(Prompt(torch.zeros(3, 1, 2), torch.ones(3, 1)), logits, targets, generator('fix'))
-    assert more.points.shape == (3, 2, 2) and more.labels.shape == (3, 2) and torch.equal(more.points[:, 1:], prompt.points)
+    assert more.points.shape == (3, 2, 2)
+    assert more.labels.shape == (3, 2)
+    assert torch.equal(more.points[:, 1:], prompt.points)
     empty = corrected(Prompt(), torch.full((1, 4, 4), -1.), torch.zeros(1, 4, 4), generator('fix'))
     assert empty.points[0, 0].tolist() == [1.5, 1.5] and empty.labels.item() == 0
 
@@ -278,7 +287,8 @@ def test_losses_against_loops():
             overlap, total = overlap + p * t, total + p + t
             inside, outside = inside + (logit > 0 and t > .5), outside + (logit > 0 or t > .5)
         a, b = torch.tensor(logits[n]), torch.tensor(truth[n])
-        assert focal_loss(a, b).item() == pytest.approx(focal) and low_iou(a, b).item() == pytest.approx(inside / outside)
+        assert focal_loss(a, b).item() == pytest.approx(focal)
+        assert low_iou(a, b).item() == pytest.approx(inside / outside)
         assert dice_loss(a, b).item() == pytest.approx(1 - (2 * overlap + 1) / (total + 1))
 
 
@@ -287,8 +297,10 @@ def test_only_the_best_of_three_learns_much():
     logits = torch.randn(2, 4, 8, 8, requires_grad=True)
     targets = (torch.rand(2, 8, 8) > .5).float()
     parts = sam_losses(logits, torch.zeros(2, 4), targets)
-    cost = 20 * focal_loss(logits, targets[:, None].expand(2, 4, 8, 8)) + dice_loss(logits, targets[:, None].expand(2, 4, 8, 8))
-    assert parts['best'].item() == pytest.approx((cost[:, 1:].min(1)[0].mean() + .05 * cost[:, 1:].mean()).item(), rel=1e-5)
+    cost = 20 * focal_loss(logits, targets[:, None].expand(2, 4, 8,
+                                                           8)) + dice_loss(logits, targets[:, None].expand(2, 4, 8, 8))
+    assert parts['best'].item() == pytest.approx((cost[:, 1:].min(1)[0].mean() + .05 * cost[:, 1:].mean()).item(),
+                                                 rel=1e-5)
     assert parts['single'].item() == pytest.approx(cost[:, 0].mean().item(), rel=1e-5)
     assert parts['loss'].item() == pytest.approx(sum(parts[k].item() for k in ('best', 'single', 'iou')), rel=1e-5)
     parts['best'].backward()
@@ -329,7 +341,8 @@ def test_blocks_are_those_of_the_teacher():
     warm_start(sam, teacher)
     for own, known in zip(sam.image_encoder.blocks, teacher.blocks):
         x = torch.randn(2, 16, 16, 192)
-        assert torch.equal(own.attn.qkv.weight, known.attn.qkv.weight) and torch.equal(own.mlp.lin2.bias, known.mlp[2].bias)
+        assert torch.equal(own.attn.qkv.weight, known.attn.qkv.weight)
+        assert torch.equal(own.mlp.lin2.bias, known.mlp[2].bias)
         if own.window_size: continue
         with torch.no_grad():  # rel_pos is zero at the start: the block is the teacher's, but for its position convolution
             tokens = x.reshape(2, 256, 192)
@@ -399,7 +412,8 @@ def test_hints_fade_out(pool):
     images = torch.rand(2, 3, 64, 64) * 255
     full, half = (module.hint_losses(task, images, features, s)['hint'] for s in (0, 5))
     assert half.item() == pytest.approx(full.item() / 2, rel=1e-5)
-    assert early['loss'].item() == pytest.approx(sum(early[k].item() for k in ('best', 'single', 'iou', 'hint')), rel=1e-5)
+    assert early['loss'].item() == pytest.approx(sum(early[k].item() for k in ('best', 'single', 'iou', 'hint')),
+                                                 rel=1e-5)
 
 
 def test_validation_by_hand(pool):
@@ -437,7 +451,8 @@ def test_training_writes_weights_and_a_card(tmp_path):
         Image.fromarray(image).save(folder / 'pear' / f'{n}.jpg')
         save_mask(mask.astype(np.uint8), folder / 'pear' / f'{n}.png')
     (tmp_path / 'out.txt').write_text('pear/3.jpg\n')
-    weights = train_sam(f'folder:{folder}', tmp_path / 'run', exclude=tmp_path / 'out.txt', smallworld=0, steps=2, images=2,
+    weights = train_sam(f'folder:{folder}', tmp_path / 'run',
+                        exclude=tmp_path / 'out.txt', smallworld=0, steps=2, images=2,
                         prompts=1, hints=True, validate_every=1, threads=1, data_note='made for a test', progress=False)
     state = load_file(weights)
     assert weights.name == 'sam_tiny.safetensors' and weights.stat().st_size < 15e6
@@ -446,15 +461,19 @@ def test_training_writes_weights_and_a_card(tmp_path):
     assert all(torch.equal(best[k].half(), state[k]) for k in state)
     assert sam_masks(load_sam('sam_tiny', weights), image, box=[20, 20, 80, 80]).masks.shape == (3, 96, 96)
     card = weights.with_suffix('.md').read_text()
-    for text in ('pear (3)', '| set | 3 |', '1 photo was kept out', 'out.txt', 'made for a test', 'seed 0', 'embedded encoder'):
+    for text in ('pear (3)', '| set | 3 |', '1 photo was kept out', 'out.txt', 'made for a test', 'seed 0',
+                 'embedded encoder'):
         assert text in card, text
     with pytest.raises(FSSKitError, match='already holds a training'):
         train_sam(f'folder:{folder}', tmp_path / 'run', smallworld=0, steps=2, progress=False)
-    more = train_sam(f'folder:{folder}', tmp_path / 'more', smallworld=0, steps=1, images=2, prompts=1, init=weights, close=.4,
-                     lr=1e-9, validate_every=None, threads=1, progress=False)
-    assert max((v.float() - state[k].float()).abs().max() for k, v in load_file(more).items()) < 1e-3  # it began with them
+    more = train_sam(f'folder:{folder}', tmp_path / 'more', smallworld=0, steps=1, images=2, prompts=1, init=weights,
+                     close=.4, lr=1e-9, validate_every=None, threads=1, progress=False)
+    assert max((v.float() - state[k].float()).abs().max()
+               for k, v in load_file(more).items()) < 1e-3  # it began with them
     told = more.with_suffix('.md').read_text()
-    assert '- start: the weights sha256:' in told and '); 40% of the pictures come close' in told and '(start: waves' in told
+    assert '- start: the weights sha256:' in told
+    assert '); 40% of the pictures come close' in told
+    assert '(start: waves' in told
 
 
 def test_build_task_without_hints(pool):
@@ -465,8 +484,10 @@ def test_build_task_without_hints(pool):
 def test_a_training_goes_on_from_weights_and_comes_close(pool, tmp_path):
     before = load_sam('sam_tiny', None, 3).state_dict()
     save_weights(before, tmp_path / 'first.safetensors')
-    task = build_task(CutoutPool(pool.pictures * 3), images=1, prompts=1, validation=6, init=tmp_path / 'first.safetensors', close=.5)
-    assert task.teacher is None and all(torch.equal(v, before[k].half().float()) for k, v in task.sam.state_dict().items())
+    task = build_task(CutoutPool(pool.pictures * 3), images=1, prompts=1, validation=6,
+                      init=tmp_path / 'first.safetensors', close=.5)
+    assert task.teacher is None
+    assert all(torch.equal(v, before[k].half().float()) for k, v in task.sam.state_dict().items())
     assert len(task.held_out) == 2 + 60 and all(p.things for p in task.held_out)
     from_near = [task.make(task.pool, n, 0, 64) for n in range(20)]
     assert 3 < sum((a.image.shape, a.image.sum()) == (b.image.shape, b.image.sum())
@@ -497,10 +518,13 @@ def test_windows_around_a_box_agree_on_the_photo(monkeypatch):
     monkeypatch.setattr(module, 'decode', lambda *_: (torch.full((1, 4, 64, 64), -.5), torch.zeros(1, 4)))  # 0.378
     assert not closer_mask(sam, photo, (80, 50, 160, 100), prior=0).any()
     assert closer_mask(sam, photo, (80, 50, 160, 100), prior=0, share=.37).sum() == 80 * 50
-    assert closer_mask(sam, photo, (80, 50, 160, 100), share=0).sum() == 80 * 50 and not closer_mask(sam, photo, (80, 50, 160, 100), share=1).any()
-    y, x = (np.arange(50) + .5) / 25 - 1, (np.arange(80) + .5) / 40 - 1  # the shape of the box decides: -0.5 + 0.5 (1.4 - r^2) > 0
+    assert closer_mask(sam, photo, (80, 50, 160, 100), share=0).sum() == 80 * 50
+    assert not closer_mask(sam, photo, (80, 50, 160, 100), share=1).any()
+    y, x = (np.arange(50) + .5) / 25 - 1, (np.arange(80)
+                                           + .5) / 40 - 1  # the shape of the box decides: -0.5 + 0.5 (1.4 - r^2) > 0
     found = closer_mask(sam, photo, (80, 50, 160, 100))
-    assert np.array_equal(found[50:100, 80:160], y[:, None] ** 2 + x ** 2 < .4) and found.sum() == found[50:100, 80:160].sum()
+    assert np.array_equal(found[50:100, 80:160], y[:, None] ** 2 + x ** 2 < .4)
+    assert found.sum() == found[50:100, 80:160].sum()
 
 
 def test_every_second_window_is_mirrored(monkeypatch):

@@ -37,7 +37,8 @@ class TestLoading:
         image = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
         with torch.no_grad(): a, b = (model.forward_image(image) for model in (ours, stock))
         assert all(torch.equal(x, y) for x, y in zip(a['backbone_fpn'], b['backbone_fpn']))
-        numbers = lambda model: {k: v for k, v in vars(model).items() if isinstance(v, (bool, int, float)) and k != 'training'}
+        numbers = lambda model: {k: v for k, v in vars(model).items() if isinstance(v, (bool, int, float))
+                                 and k != 'training'}
         assert numbers(ours) == numbers(stock)
 
     def test_names_and_addresses(self):
@@ -66,7 +67,8 @@ class TestLoading:
         monkeypatch.setenv('FSSKIT_WEIGHTS', str(tmp_path))
         def refuse(url, path, **_): raise FSSKitError('No answer.')
         monkeypatch.setattr(S, 'download', refuse)
-        with pytest.raises(FSSKitError, match='copy sam2_hiera_small.pt there'): S.load_sam2('sam2_hiera_s', 'hub', image_size=64)
+        with pytest.raises(FSSKitError, match='copy sam2_hiera_small.pt there'):
+            S.load_sam2('sam2_hiera_s', 'hub', image_size=64)
 
     def test_a_download_is_used(self, tmp_path, monkeypatch):
         monkeypatch.setenv('FSSKIT_WEIGHTS', str(tmp_path))
@@ -75,7 +77,8 @@ class TestLoading:
             asked.append(url)
             return path
         monkeypatch.setattr(S, 'download', fetch)
-        assert S.official_weights('sam2_hiera_s') == tmp_path / 'sam2_hiera_small.pt' and asked == [S.RELEASED['sam2_hiera_s'].address]
+        assert S.official_weights('sam2_hiera_s') == tmp_path / 'sam2_hiera_small.pt'
+        assert asked == [S.RELEASED['sam2_hiera_s'].address]
 
     def test_shipped_file_is_found(self, tmp_path, monkeypatch, tiny):
         from fsskit.training import save_weights
@@ -83,17 +86,20 @@ class TestLoading:
         save_weights(tiny.state_dict(), tmp_path / S.TINY_FILE)
         loaded = S.load_sam2()
         assert loaded.image_size == 256
-        for key, value in tiny.state_dict().items(): assert torch.equal(loaded.state_dict()[key], value.half().float()), key
+        for key, value in tiny.state_dict().items():
+            assert torch.equal(loaded.state_dict()[key], value.half().float()), key
 
     @pytest.mark.parametrize('arguments, words', [
-        (('sam3',), 'no SAM 2 model'), (('sam2_hiera_t',), 'no shipped weights'), (('sam2_tiny', None, 0, 100), 'multiple of 32'),
+        (('sam3',), 'no SAM 2 model'), (('sam2_hiera_t',), 'no shipped weights'),
+        (('sam2_tiny', None, 0, 100), 'multiple of 32'),
         (('sam2_tiny', None, 0, 32), 'at least 64'), (('sam2_tiny', 'absent.pt'), 'absent.pt')])
     def test_errors(self, arguments, words):
         with pytest.raises(FSSKitError, match=words): S.load_sam2(*arguments)
 
     def test_another_size_is_refused(self, tmp_path, tiny):
         torch.save({'model': tiny.state_dict()}, tmp_path / 'w.pt')
-        with pytest.raises(FSSKitError, match='another architecture'): S.load_sam2('sam2_hiera_t', tmp_path / 'w.pt', image_size=64)
+        with pytest.raises(FSSKitError, match='another architecture'):
+            S.load_sam2('sam2_hiera_t', tmp_path / 'w.pt', image_size=64)
 
     def test_seed_decides_and_global_numbers_stay(self):
         before = torch.get_rng_state()
@@ -113,7 +119,8 @@ class TestLoading:
         model = S.build_sam2('sam2.1_hiera_t', 64)
         sizes = S.part_sizes(model)
         assert sum(sizes.values()) == sum(p.numel() for p in model.parameters())
-        assert (sizes['memory_attention'], sizes['memory_encoder'], sizes['sam_mask_decoder']) == (5_922_304, 1_384_608, 4_215_109)
+        assert (sizes['memory_attention'], sizes['memory_encoder'],
+                sizes['sam_mask_decoder']) == (5_922_304, 1_384_608, 4_215_109)
 
     def test_tiny_windows_fill_the_grid(self):
         """At 256 px and at 128 px no window of the trunk is padded."""
@@ -131,12 +138,15 @@ class TestLoading:
 
 
 @pytest.mark.parametrize('name', ['sam2.1_hiera_l'])
-@pytest.mark.skipif("not __import__('os').environ.get('FSSKIT_LARGE_TESTS')", reason='set FSSKIT_LARGE_TESTS=1: 224 M parameters')
+@pytest.mark.skipif("not __import__('os').environ.get('FSSKIT_LARGE_TESTS')",
+                    reason='set FSSKIT_LARGE_TESTS=1: 224 M parameters')
 def test_largest_round_trip(name, tmp_path, monkeypatch):
     from fsskit.memory import memory_of, segment_with
     monkeypatch.setenv('FSSKIT_WEIGHTS', str(tmp_path))
     torch.save({'model': S.build_sam2(name, 1024).state_dict()}, tmp_path / S.RELEASED[name].file)
     model = S.load_sam2(name, 'hub')
-    with torch.no_grad(): out = segment_with(model, torch.zeros(1, 3, 64, 64), [memory_of(model, torch.zeros(1, 3, 64, 64), torch.ones(1, 64, 64))])
+    with torch.no_grad():
+        out = segment_with(model, torch.zeros(1, 3, 64, 64),
+                           [memory_of(model, torch.zeros(1, 3, 64, 64), torch.ones(1, 64, 64))])
     assert torch.isfinite(out).all()
     print(f'peak {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2 ** 20:.1f} GiB')

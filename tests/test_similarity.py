@@ -88,7 +88,8 @@ def test_chosen_cells_keep_the_object():
 @quick
 @given(st.integers(0, 10_000), st.integers(1, 5), st.integers(4, 30))
 def test_split_cells_properties(seed, grid, side):
-    mask = torch.from_numpy(np.random.default_rng(seed).choice([0, 1, 255], (1, side, side), p=[.6, .3, .1]).astype(np.uint8))
+    mask = torch.from_numpy(np.random.default_rng(seed).choice([0, 1, 255], (1, side, side),
+                                                               p=[.6, .3, .1]).astype(np.uint8))
     inside, outside = split_cells(mask, (grid, grid))
     assert not (inside & outside).any()
     assert inside.any() == (mask == 1).any()
@@ -121,7 +122,8 @@ def test_masked_average_pool_empty_is_zero_and_tiny_survives():
     features, tiny = rand(1, 4, 4, 4), torch.zeros(1, 64, 64)
     assert masked_average_pool(features, tiny).abs().max() == 0
     tiny[0, 17, 33] = 1
-    assert torch.allclose(F.normalize(masked_average_pool(features, tiny)), F.normalize(features[:, :, 1, 2]), atol=1e-5)
+    assert torch.allclose(F.normalize(masked_average_pool(features, tiny)), F.normalize(features[:, :, 1, 2]),
+                          atol=1e-5)
 
 
 def test_masked_average_pool_gradient():
@@ -194,9 +196,11 @@ def test_shots_are_pooled_and_their_order_is_irrelevant():
     query, support = rand(2, 4, 5, 5), rand(3, 4, 5, 5, seed=1)
     masks = (rand(3, 5, 5, seed=2) > 0).byte()
     order = [2, 0, 1]
-    assert torch.allclose(dense_match(query, support, masks), dense_match(query, support[order], masks[order]), atol=1e-6)
+    assert torch.allclose(dense_match(query, support, masks), dense_match(query, support[order], masks[order]),
+                          atol=1e-6)
     wide = support.permute(1, 0, 2, 3).reshape(1, 4, 15, 5)
-    assert torch.allclose(dense_match(query, support, masks), dense_match(query, wide, masks.reshape(1, 15, 5)), atol=1e-6)
+    assert torch.allclose(dense_match(query, support, masks), dense_match(query, wide, masks.reshape(1, 15, 5)),
+                          atol=1e-6)
     single = torch.cat([dense_match(q[None], support, masks) for q in query])
     assert torch.allclose(dense_match(query, support, masks), single, atol=1e-6)
 
@@ -261,7 +265,8 @@ def test_models_find_the_colour(model_class):
 
 
 def test_dense_match_model_equals_the_function():
-    images, query = torch.rand(2, 3, 32, 48, generator=torch.Generator().manual_seed(0)), rand(1, 3, 32, 48, seed=5).sigmoid()
+    images, query = torch.rand(2, 3, 32, 48,
+                               generator=torch.Generator().manual_seed(0)), rand(1, 3, 32, 48, seed=5).sigmoid()
     masks = [torch.zeros(32, 48, dtype=torch.uint8), torch.zeros(100, 90, dtype=torch.uint8)]
     masks[0][:16, :24], masks[1][30:80, 20:60] = 1, 1
     model = DenseMatchModel(Conv(), input_size=32, topk=3)
@@ -274,8 +279,8 @@ def test_dense_match_model_equals_the_function():
 
 
 def test_describe_and_options():
-    assert DenseMatchModel(Conv()).describe() == dict(model='dense_match', input_size=320, layers=[0, 1], backbone='conv',
-                                                      weights='random', stride=8, topk=5)
+    assert DenseMatchModel(Conv()).describe() == dict(model='dense_match', input_size=320, layers=[0, 1],
+                                                      backbone='conv', weights='random', stride=8, topk=5)
     assert PrototypeModel(Conv(), 64, [1], stride=16).describe()['layers'] == [1]
     assert PriorMaskModel(Conv(), 64, stride=16).grid(torch.zeros(1, 3, 64, 32)) == (4, 2)
 

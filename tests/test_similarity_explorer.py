@@ -12,7 +12,8 @@ from traitlets import TraitError
 from fsskit.photos import FSSKitError
 from fsskit.predictor import FewShotPredictor, create_model
 from fsskit.similarity import ColourBackbone
-from fsskit.similarity_explorer import (cell_of, colour_range, explore, pair_features, pair_layer, pair_map, plane_range,
+from fsskit.similarity_explorer import (cell_of,
+                                        colour_range, explore, pair_features, pair_layer, pair_map, plane_range,
                                         similarity_view, SimilarityExplorer, SimilarityView, spend_bytes, unit_vectors)
 
 
@@ -78,7 +79,8 @@ def test_bytes_go_where_they_save_the_most_error():
     counts = spend_bytes(layers, 30 * (4 + 4) + 30 * 20)
     assert sum(counts) == 20 and counts[0] > counts[1] == 8
     assert spend_bytes(layers, 10_000) == [16, 16]
-    best = min(sum((np.linalg.svd(np.concatenate(v), compute_uv=False)[n:] ** 4).sum() for v, n in zip(layers, (a, 20 - a)))
+    best = min(sum((np.linalg.svd(np.concatenate(v), compute_uv=False)[n:] ** 4).sum()
+                   for v, n in zip(layers, (a, 20 - a)))
                for a in range(8, 13))
     mine = sum((np.linalg.svd(np.concatenate(v), compute_uv=False)[n:] ** 4).sum() for v, n in zip(layers, counts))
     assert mine == pytest.approx(best)
@@ -89,7 +91,8 @@ def test_bytes_go_where_they_save_the_most_error():
 def test_features_are_those_of_the_backbone_on_squashed_photos(photos):
     found = pair_features(photos, Steps(), None, 64)
     assert [(name, s.shape, q.shape) for name, s, q in found] == [
-        ('layer 0', (128, 8, 8), (128, 8, 8)), ('layer 1', (128, 8, 8), (128, 8, 8)), ('layer 2', (128, 4, 4), (128, 4, 4))]
+        ('layer 0', (128, 8, 8), (128, 8, 8)), ('layer 1', (128, 8, 8), (128, 8, 8)),
+        ('layer 2', (128, 4, 4), (128, 4, 4))]
     squashed = np.asarray(Image.fromarray(photos[1]).resize((64, 64), Image.Resampling.BILINEAR, reducing_gap=None))
     direct = Steps()(torch.from_numpy(squashed.copy()).permute(2, 0, 1)[None] / 255, [0])[0][0].numpy()
     assert np.abs(direct - found[0][2]).mean() < 0.05
@@ -104,7 +107,8 @@ def test_the_mean_is_the_mean_and_needs_equal_grids(photos, view):
     place = [0.3, 0.7]
     parts = [view.map_at('query', place, plane) for plane in (0, 1)]
     np.testing.assert_allclose(view.map_at('query', place, 2), (parts[0] + parts[1]) / 2, rtol=1e-6)
-    assert plane_range(view, 2) == tuple(pytest.approx(np.mean([plane_range(view, p)[i] for p in (0, 1)])) for i in (0, 1))
+    assert plane_range(view, 2) == tuple(pytest.approx(np.mean([plane_range(view, p)[i] for p in (0, 1)]))
+                                         for i in (0, 1))
     mixed = similarity_view(*photos, backbone=Steps(), size=64)
     assert mixed.names == ['layer 0', 'layer 1', 'layer 2'] and mixed.map_at('support', place, 2).shape == (4, 4)
     assert similarity_view(*photos, backbone='rgb', size=64).names == ['layer 0']

@@ -84,15 +84,19 @@ def test_parameters_and_results(module):
     row, walk, comments = api_pages.Row, node(module, "walk"), module.comments
     both = "what is walked, and the chance"
     assert api_pages.parameters(walk, comments) == [
-        row("steps", "list[Step]", "", both), row("seed", "int", "0", both), row("how", "'str | None'", "None", "`None | 'fast'`"), row("**more")]  # fmt: skip
+        row("steps", "list[Step]", "", both), row("seed", "int", "0", both),
+        row("how", "'str | None'", "None", "`None | 'fast'`"), row("**more")]  # fmt: skip
     assert api_pages.result(walk, comments) == [row("returns", "tuple[float, float]", "", "where it *ends* [m]")]
     made = node(module, "Walker").body[1]
-    assert api_pages.parameters(made, comments) == [row("*steps", "Step", "", "any number"), row("speed", "float", "1.0", "m/s")]
-    assert api_pages.fields(node(module, "Step"), comments) == [row("width", "float", "", "in m"), row("kind", "str", "'left'", "one of KINDS")]
+    assert api_pages.parameters(made, comments) == [row("*steps", "Step", "", "any number"),
+                                                    row("speed", "float", "1.0", "m/s")]
+    assert api_pages.fields(node(module, "Step"), comments) == [row("width", "float", "", "in m"),
+                                                                row("kind", "str", "'left'", "one of KINDS")]
 
 
 def test_signatures(module):
-    walk = ["walk(", "    steps: list[Step],", "    seed: int = 0,", "    *,", "    how: 'str | None' = None,", "    **more,", ") -> tuple[float, float]"]
+    walk = ["walk(", "    steps: list[Step],", "    seed: int = 0,", "    *,", "    how: 'str | None' = None,",
+            "    **more,", ") -> tuple[float, float]"]
     assert api_pages.signature(node(module, "walk")).splitlines() == walk
     assert api_pages.signature(node(module, "Walker").body[1], "Walker") == "Walker(*steps: Step, speed: float = 1.0)"
     long = api_pages.ast.parse(f"def f({', '.join(f'parameter_{n}: int = {n}' for n in range(8))}) -> int: ...").body[0]
@@ -109,7 +113,8 @@ def test_methods(module):
 def test_the_page_of_a_module(module):
     text = api_pages.page(module, "../05_steps.ipynb")
     assert re.findall("^## (.*)", text, re.M) == ["KINDS", "LONG", "Step", "Walker", "walk"]
-    assert text.startswith("# fsskit.steps\n\n> Small steps \\| and \\*large\\* ones\n") and "[05\\_steps](../05_steps.ipynb)" in text
+    assert text.startswith("# fsskit.steps\n\n> Small steps \\| and \\*large\\* ones\n")
+    assert "[05\\_steps](../05_steps.ipynb)" in text
     assert "KINDS = ('left', 'right')  # of steps" in text and "    ..." in text and "    15," not in text
     assert "@dataclass(frozen=True)\nclass Step\n```" in text and "class Walker(Step)\nWalker(*steps: Step" in text
     assert "| `how` | `'str \\| None'` = `None` | `None \\| 'fast'` |" in text
@@ -156,17 +161,25 @@ def project(tmp_path):
         (root / name).write_text(content, encoding="utf-8")
 
     def notebook(name, *cells):
-        write(f"nbs/{name}", writes(new_notebook(cells=[c if not isinstance(c, str) else new_markdown_cell(c) for c in cells])))
+        write(f"nbs/{name}", writes(new_notebook(cells=[c if not isinstance(c, str) else new_markdown_cell(c)
+                                                        for c in cells])))
 
     picture = new_output("execute_result", {"image/png": png(), "text/plain": "<Figure size 1>"})
-    live = new_output("display_data", {"application/vnd.jupyter.widget-view+json": {"model_id": "1"}, "image/png": png(), "text/plain": "W()"})
+    live = new_output("display_data", {"application/vnd.jupyter.widget-view+json": {"model_id": "1"},
+                                       "image/png": png(), "text/plain": "W()"})
     run_time = "**Run time:** at most 20 s on 2 CPU cores"
     notebook("02_one.ipynb", f"# First `steps`\n\n> Left | right\n\n{run_time}", new_code_cell("#| default_exp one"),
-             new_code_cell("#| export\n#| eval: false\nx = 1  #| not one", outputs=[picture]), "See [two](05_steps.ipynb#a-part), `[no](gone.md)`.\n\n$$\\frac12$$",
-             new_code_cell("#|hide\nshown = 2", outputs=[live, new_output("stream", name="stderr", text="careful")]))  # fmt: skip
-    notebook("05_steps.ipynb", "# Steps\n\n> More\n\n## A part\n\n[the code](../tools/made.py), [cards](../weights), [news](../CHANGELOG.md#new), [sheets](../assignments/a.ipynb), [tools](../tools)")
-    notebook("tutorials/start.ipynb", "# Start\n\n> Here\n\n[one](../02_one.ipynb) ![p](../images/p.png)", new_code_cell("1 + 1"))
-    notebook("index.ipynb", "# project\n\n> A front page\n\n[one](02_one.ipynb) [licence](../LICENSE)\n\n<!-- include benchmarks/results/a.md -->")
+             new_code_cell("#| export\n#| eval: false\nx = 1  #| not one", outputs=[picture]),
+             "See [two](05_steps.ipynb#a-part), `[no](gone.md)`.\n\n$$\\frac12$$",
+             new_code_cell("#|hide\nshown = 2", outputs=[live,
+                                                         new_output("stream", name="stderr",
+                                                                    text="careful")]))  # fmt: skip
+    notebook("05_steps.ipynb", "# Steps\n\n> More\n\n## A part\n\n[the code](../tools/made.py), [cards](../weights), "
+             "[news](../CHANGELOG.md#new), [sheets](../assignments/a.ipynb), [tools](../tools)")
+    notebook("tutorials/start.ipynb", "# Start\n\n> Here\n\n[one](../02_one.ipynb) ![p](../images/p.png)",
+             new_code_cell("1 + 1"))
+    notebook("index.ipynb", "# project\n\n> A front page\n\n[one](02_one.ipynb) [licence](../LICENSE)\n\n<!-- include "
+             "benchmarks/results/a.md -->")
     write("settings.ini", "[DEFAULT]\nlib_name = project\nversion = 1.2\ncopyright = 2026 nobody\n")
     write("fsskit/steps.py", MODULE)
     write("fsskit/_modidx.py", "d = {}")
@@ -200,9 +213,12 @@ def test_links_hold_on_the_site(project):
     site, source = prepared(project)
     assert site.missing == [] and (source / "tools/made.py").read_text() == "print(1)"
     two = (source / "05_steps.ipynb").read_text()
-    assert "(tools/made.py), [cards](weights/index.md), [news](CHANGELOG.md#new), sheets (`assignments/a.ipynb`), [tools](tools/index.md)" in two
-    assert not (source / "assignments").exists() and (source / "tools/index.md").read_text().startswith("---\norphan: true\n---\n\n# tools")
-    assert (source / "tools/notes.md").read_text() == "# Notes" and (source / "CHANGELOG.md").read_text().startswith("# News")
+    assert "(tools/made.py), [cards](weights/index.md), [news](CHANGELOG.md#new), " in two
+    assert "(CHANGELOG.md#new), sheets (`assignments/a.ipynb`), [tools](tools/index.md)" in two
+    assert not (source / "assignments").exists()
+    assert (source / "tools/index.md").read_text().startswith("---\norphan: true\n---\n\n# tools")
+    assert (source / "tools/notes.md").read_text() == "# Notes"
+    assert (source / "CHANGELOG.md").read_text().startswith("# News")
     assert "[one](../02_one.ipynb) ![p](../images/p.png)" in (source / "tutorials/start.ipynb").read_text()
     assert "[results](../benchmarks/results/a.md)" in (source / "weights/a.md").read_text()
     assert "`[no](gone.md)`" in (source / "02_one.ipynb").read_text() and "0.5" in (source / "index.ipynb").read_text()
@@ -213,10 +229,13 @@ def test_links_hold_on_the_site(project):
 def test_lists(project):
     _, source = prepared(project)
     text = (source / "notebooks.md").read_text()
-    assert "| 02 | [First steps](02_one.ipynb) | Left \\| right | 20 s |" in text and "02 First steps </02_one>\n05 Steps </05_steps>" in text
+    assert "| 02 | [First steps](02_one.ipynb) | Left \\| right | 20 s |" in text
+    assert "02 First steps </02_one>\n05 Steps </05_steps>" in text
     assert "|  | [Start](start.ipynb) | Here |  |" in (source / "tutorials/index.md").read_text()
-    assert '<iframe class="live" src="../_live/explorer.html" title="Explorer"' in (source / "live/explorer.md").read_text()
-    assert "\ntutorials/index\nnotebooks\nlive/index\napi/index\nproject\n" in json.loads((source / "index.ipynb").read_text())["cells"][-1]["source"]
+    live = (source / "live/explorer.md").read_text()
+    assert '<iframe class="live" src="../_live/explorer.html" title="Explorer"' in live
+    tree = json.loads((source / "index.ipynb").read_text())["cells"][-1]["source"]
+    assert "\ntutorials/index\nnotebooks\nlive/index\napi/index\nproject\n" in tree
 
 
 def test_only_what_changed_is_touched_and_what_is_gone_is_removed(project):
@@ -231,7 +250,8 @@ def test_only_what_changed_is_touched_and_what_is_gone_is_removed(project):
 
 def test_a_link_to_nothing_is_an_error(project):
     (project / "CONTRIBUTING.md").write_text("# Work\n\n[x](gone.md) ![y](tools/gone.png) [z](https://gone.org)")
-    assert build_site.build(project, project / "_docs") == [f"CONTRIBUTING.md links to {x}, which is not there" for x in ("gone.md", "tools/gone.png")]
+    assert build_site.build(project, project / "_docs") == [f"CONTRIBUTING.md links to {x}, which is not there"
+                                                            for x in ("gone.md", "tools/gone.png")]
 
 
 # ---- the link checker
@@ -239,10 +259,14 @@ def test_a_link_to_nothing_is_an_error(project):
 
 def test_links_that_do_not_hold(tmp_path):
     pages = {
-        "a.html": '<a href="b.html#there">1</a> <a href="b.html#gone">2</a> <a href="c.html">3</a> <a href="#own">4</a><p id="own">'
-                  '<a href="sub/">5</a> <a href="sub">6</a> <a href="https://x.org/y">7</a> <a href="mailto:x">8</a> <a href="">9</a>',
-        "b.html": '<h1 id="there">x</h1><script src="https://cdn.org/x.js"></script><img src="data:image/png;base64,AA"><img src="p%20q.png">',
-        "sub/index.html": '<link rel="stylesheet" href="../s.css?v=1"><iframe src="../_live/w.html"></iframe><iframe src="../_live/no.html"></iframe>',
+        "a.html": '<a href="b.html#there">1</a> <a href="b.html#gone">2</a> <a href="c.html">3</a> <a '
+        'href="#own">4</a><p id="own">'
+                  '<a href="sub/">5</a> <a href="sub">6</a> <a href="https://x.org/y">7</a> <a href="mailto:x">8</a> '
+                  '<a href="">9</a>',
+        "b.html": '<h1 id="there">x</h1><script src="https://cdn.org/x.js"></script><img '
+        'src="data:image/png;base64,AA"><img src="p%20q.png">',
+        "sub/index.html": '<link rel="stylesheet" href="../s.css?v=1"><iframe src="../_live/w.html"></iframe><iframe '
+        'src="../_live/no.html"></iframe>',
         "s.css": "a { background: url(p.png) }",
         "t.css": "a { background: url( 'https://x.org/p.png') }",
         "_live/w.html": '<a href="gone.html">not looked at</a>',
@@ -253,7 +277,8 @@ def test_links_that_do_not_hold(tmp_path):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(text)
     assert build_site.check_links(tmp_path) == [
-        "a.html: b.html#gone has no such place", "a.html: c.html is not there", "b.html: https://cdn.org/x.js is loaded from elsewhere",
+        "a.html: b.html#gone has no such place",
+        "a.html: c.html is not there", "b.html: https://cdn.org/x.js is loaded from elsewhere",
         "sub/index.html: ../_live/no.html is not there", "t.css: something in it is loaded from elsewhere"]  # fmt: skip
 
 

@@ -163,7 +163,8 @@ def test_images_and_masks_are_those_of_the_scene_and_safe_to_change():
 def test_info_is_json_and_names_the_world():
     info = json.loads(json.dumps(SmallWorld(fold=1, side='train', convention='keep').info))
     assert info['world'] == sw.world_hash() and info['version'] == sw.VERSION
-    assert (info['dataset'], info['fold'], info['convention'], info['photos_per_class']) == ('smallworld', 1, 'keep', 20)
+    assert (info['dataset'], info['fold'], info['convention'],
+            info['photos_per_class']) == ('smallworld', 1, 'keep', 20)
 
 
 @pytest.mark.parametrize('call, words', [
@@ -172,8 +173,8 @@ def test_info_is_json_and_names_the_world():
     (lambda: SmallWorld(pool='pretrain', fold=0), 'no folds'), (lambda: SmallWorld(size=16), 'size is 16'),
     (lambda: sw.scene(88, 0), 'class 88'), (lambda: sw.scene(-1, 0), 'class -1'), (lambda: sw.video(99, 0), 'class 99'),
     (lambda: sw.scene(0, 0, (64, 400)), 'size'), (lambda: SmallWorld(fold=0).photos(16), 'class 16'),
-    (lambda: SmallWorld(fold=0, side='train').mask('20-0000', 3), 'class 3'), (lambda: SmallWorld().image('fox'), 'fox'),
-    (lambda: SmallWorld().image('99-0000'), '99-0000')])
+    (lambda: SmallWorld(fold=0, side='train').mask('20-0000', 3), 'class 3'),
+    (lambda: SmallWorld().image('fox'), 'fox'), (lambda: SmallWorld().image('99-0000'), '99-0000')])
 def test_bad_input_gets_one_clear_sentence(call, words):
     with pytest.raises(FSSKitError, match=words):
         call()
@@ -223,7 +224,9 @@ def test_actor_at_swings_around_its_start():
 
 def test_atlas_and_outlined():
     figure = sw.atlas([0, 70], 3, 48)
-    assert len(figure.axes) == 6 and figure.axes[0].get_ylabel() == 'fox' and figure.axes[3].get_ylabel() == CLASS_NAMES[70]
+    assert len(figure.axes) == 6
+    assert figure.axes[0].get_ylabel() == 'fox'
+    assert figure.axes[3].get_ylabel() == CLASS_NAMES[70]
     shot = sw.scene(0, 0, 48)
     assert np.array_equal(sw.atlas([0], 1, 48, outline=False).axes[0].images[0].get_array(), shot.image)
     drawn = sw.outlined(shot.image, shot.mask(0), (1, 2, 3))

@@ -45,8 +45,10 @@ def test_maps_of_all_steps_share_one_range():
     found = S.maps_together(maps)
     low, high = min(m.min() for m in maps), max(m.max() for m in maps)
     for small, values in zip(found, maps):
-        assert (small.low, small.high) == (pytest.approx(low), pytest.approx(high)) and small.values.shape == values.shape
-        np.testing.assert_allclose(small.low + (small.high - small.low) * small.values / 255., values, atol=(high - low) / 509)
+        assert (small.low, small.high) == (pytest.approx(low), pytest.approx(high))
+        assert small.values.shape == values.shape
+        np.testing.assert_allclose(small.low + (small.high - small.low) * small.values / 255., values,
+                                   atol=(high - low) / 509)
     wide = S.maps_together(maps, (-9, 0))
     assert wide[0].low == -9 and wide[0].high == pytest.approx(high)
 
@@ -80,7 +82,8 @@ def test_pictures_by_hand(view, photo):
     np.testing.assert_allclose(view.picture(1, 2, .25), .75 * photo[::-1] + .25 * blocks, atol=.51)
     colours = view.colours[np.rint(np.arange(6) * 255 / 10).astype(int)].reshape(2, 3, 3)
     drawn = view.picture(0, 1, 1.)
-    np.testing.assert_allclose(drawn[:3, :3], np.broadcast_to(colours[0, 0], (3, 3, 3)), atol=1)  # beyond the middles of cells nothing is mixed
+    np.testing.assert_allclose(drawn[:3, :3], np.broadcast_to(colours[0, 0], (3, 3, 3)),
+                               atol=1)  # beyond the middles of cells nothing is mixed
     np.testing.assert_allclose(drawn[6:18].mean((0, 1)), drawn.mean((0, 1)), atol=6)
     assert np.array_equal(view.picture(0, 1), view.picture(0, 1, .5))
 
@@ -88,7 +91,8 @@ def test_pictures_by_hand(view, photo):
 def test_readings_are_the_numbers_of_the_cell(view):
     for place, cell in (([.1, .1], 0), ([.1, .99], 2), ([.51, .34], 4)):
         assert view.readings(0, place) == {'map': pytest.approx(cell, abs=10 / 509)}
-        assert view.readings(1, place) == {'map': pytest.approx(2 * cell, abs=10 / 509), 'cosine': pytest.approx(-.25, abs=2 / 509)}
+        assert view.readings(1, place) == {'map': pytest.approx(2 * cell, abs=10 / 509),
+                                           'cosine': pytest.approx(-.25, abs=2 / 509)}
 
 
 @pytest.mark.parametrize('width, digits', [(1, 2), (50, 1), (700, 0), (.5, 3), (.02, 4), (1e-9, 6), (0, 2)])
@@ -105,7 +109,8 @@ def test_the_payload_sends_a_photo_once_and_bytes(view):
     bare, small = first['panels']
     assert bare['grid'] is bare['values'] is bare['cells'] is bare['low'] is None and bare['photo'] == 0
     assert small['grid'] == [2, 3] and np.frombuffer(small['values'], np.uint8).tolist() == [0, 26, 51, 76, 102, 128]
-    assert (second['panels'][2]['photo'], second['panels'][2]['reads'], second['panels'][2]['cells']) == (1, 'cosine', bytes(range(36)))
+    assert (second['panels'][2]['photo'], second['panels'][2]['reads'],
+            second['panels'][2]['cells']) == (1, 'cosine', bytes(range(36)))
     alone = StepsView(view.steps[:1], chain=False).payload()
     assert not alone['chain'] and '[ and ]' not in alone['note']
 
@@ -128,7 +133,8 @@ def test_figures(view):
 def test_the_widget_and_its_files(view, tmp_path):
     stepper = Stepper(view, step=1)
     stepper.set_state({'place': [.9, .1], 'opacity': .75})
-    assert stepper.readings['map'] == pytest.approx(6, abs=10 / 509) and stepper.current() == dict(step=1, place=[.9, .1], opacity=.75)
+    assert stepper.readings['map'] == pytest.approx(6, abs=10 / 509)
+    assert stepper.current() == dict(step=1, place=[.9, .1], opacity=.75)
     for wrong in (-1, 2):
         with pytest.raises(FSSKitError, match=f'no step {wrong}'):
             stepper.step = wrong
@@ -208,7 +214,8 @@ def test_the_overlap_with_the_truth(photo, mask):
     assert S.overlap(prior, truth) == pytest.approx(wanted)
     assert S.overlap(prior * 0, mask * 0) == 0
     steps = [step._replace(prior=torch.from_numpy(prior)[None]) for step in walk(1, (24, 36))]
-    assert S.refinement_view(photo, steps, truth=truth).steps[0].note == f'nothing taken over yet, IoU of the prior {wanted:.2f}'
+    assert S.refinement_view(photo, steps,
+                             truth=truth).steps[0].note == f'nothing taken over yet, IoU of the prior {wanted:.2f}'
     with pytest.raises(FSSKitError, match='20 x 10 px'):
         S.refinement_view(photo, steps, truth=np.ones((10, 20), np.uint8))
 
@@ -235,7 +242,8 @@ def test_a_predictor_is_asked_for_its_walk(photo, mask):
         S.explore_refinement(predictor)
     opened = S.explore_refinement(predictor, photo, mask)
     opened.place = [0, 0]
-    assert opened.readings == {'prior': pytest.approx(float(model.steps[0].prior[0, 0, 0]), abs=1 / 509), 'agreement': 0, 'generous prior': 1}
+    assert opened.readings == {'prior': pytest.approx(float(model.steps[0].prior[0, 0, 0]), abs=1 / 509),
+                               'agreement': 0, 'generous prior': 1}
     assert 'IoU' in opened.view.steps[0].note
 
 
@@ -290,7 +298,9 @@ def test_equal_features_get_equal_colours(photo, student, teacher):
 def test_layer_and_sizes_when_nothing_is_said(photo, student, teacher, monkeypatch):
     asked = []
     forward = type(student).forward
-    monkeypatch.setattr(type(student), 'forward', lambda self, images, layers: asked.append((images.shape[-1], *layers)) or forward(self, images, layers))
+    monkeypatch.setattr(type(student), 'forward',
+                        lambda self, images, layers: asked.append((images.shape[-1], *layers))
+                        or forward(self, images, layers))
     S.distillation_view(photo, student, teacher, {'a': adapter()})
     known = adapter()
     known.layer = 2

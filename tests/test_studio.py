@@ -64,8 +64,10 @@ def png(photo, kind='PNG'):
 # ---- the desk
 
 @pytest.mark.parametrize('name, wanted', [
-    ('dog.jpg', 'dog'), ('a b (2).png', 'a b (2)'), ('../../x/../etc/passwd', 'passwd'), (r'C:\temp\cat.jpeg', 'cat'), ('..', 'photo'),
-    ('', 'photo'), ('con<>:"|?*.png', 'con'), ('y' * 300 + '.png', 'y' * 80), ('Ünï.png', 'Ünï'), ('.hidden', 'hidden')])
+    ('dog.jpg', 'dog'), ('a b (2).png', 'a b (2)'), ('../../x/../etc/passwd',
+                                                     'passwd'), (r'C:\temp\cat.jpeg', 'cat'), ('..', 'photo'),
+    ('', 'photo'), ('con<>:"|?*.png', 'con'), ('y' * 300 + '.png', 'y' * 80), ('Ünï.png', 'Ünï'),
+    ('.hidden', 'hidden')])
 def test_names_lead_nowhere(name, wanted):
     assert safe_name(name) == wanted
 
@@ -107,7 +109,7 @@ def test_ignored_pixels_stay_ignored_when_all_else_is_object(desk, pair):
     whole = np.where(masks[0] == 1, 1, 255).astype(np.uint8)
     desk.mark(desk.sheets[0], whole)
     answer, = desk.run('prototype', 'rgb')
-    direct = FewShotPredictor(create_model('prototype', 'rgb')).set_support(support, np.where(masks[0] == 1, 1, 255).astype(np.uint8), 'voc')
+    direct = FewShotPredictor(create_model('prototype', 'rgb')).set_support(support, whole, 'voc')
     assert np.array_equal(direct.support[0][1], whole) and np.array_equal(answer.mask, direct.predict(query).mask)
 
 
@@ -120,7 +122,8 @@ def test_the_model_is_kept_until_another_one_is_wanted(desk, monkeypatch):
 
 def test_other_encoders_come_from_the_hub(desk, monkeypatch):
     asked = []
-    monkeypatch.setattr(studio_module, 'create_model', lambda *name: asked.append(name) or create_model('prototype', 'rgb'))
+    monkeypatch.setattr(studio_module, 'create_model', lambda *name: asked.append(name)
+                        or create_model('prototype', 'rgb'))
     desk.run('prototype', 'dinov2_vits14')
     assert asked == [('prototype', 'dinov2_vits14', 'hub')]
 
@@ -157,7 +160,8 @@ def test_the_result_is_a_walk_over_the_queries(desk, pair):
         panels = view.steps[number].panels
         assert np.array_equal(panels[1].photo, overlay(sheet.photo, answer.mask, outline=2))
         assert np.array_equal(panels[0].photo, overlay(pair[0][0], pair[1][0], studio_module.BLUE, outline=2))
-        read = [view.readings(number, ((y + .5) / 64, (x + .5) / 96))['score (object above 0)'] for y, x in ((3, 5), (20, 20), (50, 70))]
+        read = [view.readings(number, ((y + .5) / 64, (x + .5) / 96))['score (object above 0)']
+                for y, x in ((3, 5), (20, 20), (50, 70))]
         np.testing.assert_allclose(read, [answer.score[p] for p in ((3, 5), (20, 20), (50, 70))], atol=.05)
         assert view.steps[number].note.startswith(f'object: {answer.mask.mean():.1%} of the photo')
     assert all(small.low <= 0 <= small.high for small in view.maps.values())
@@ -173,7 +177,8 @@ def test_large_photos_are_shown_small():
     desk = Desk()
     sheet = desk.add(np.zeros((300, 900, 3), np.uint8), np.ones((300, 900), np.uint8))
     assert sheet.small.shape == (149, 448, 3) and sheet.marked().shape == (149, 448, 3)
-    assert np.array_equal(sheet.marked(), overlay(sheet.small, nearest_size(sheet.mask, (149, 448)), studio_module.BLUE, outline=2))
+    assert np.array_equal(sheet.marked(), overlay(sheet.small, nearest_size(sheet.mask, (149, 448)), studio_module.BLUE,
+                                                  outline=2))
 
 
 def test_figures_before_and_after(desk):
@@ -186,7 +191,8 @@ def test_figures_before_and_after(desk):
 def test_results_as_files(desk, tmp_path):
     answer, = desk.run('prototype', 'rgb')
     files = desk.save(tmp_path / 'new')
-    assert [file.name for file in files] == ['boxes_mask.png', 'studio.html'] and all(file.parent == tmp_path / 'new' for file in files)
+    assert [file.name for file in files] == ['boxes_mask.png', 'studio.html']
+    assert all(file.parent == tmp_path / 'new' for file in files)
     assert np.array_equal(load_mask(files[0], 'binary'), answer.mask)
     state = json.loads(re.search(r'id="state">(.*?)</script>', files[1].read_text(), re.S)[1])
     assert [p['name'] for p in state['payload']['steps'][0]['panels']] == ['support', 'result', 'score']
@@ -220,7 +226,9 @@ def test_the_shelf_takes_files_and_says_what_is_wrong(photo):
     shelf.heard({'kind': 'something else'})
     assert came[0][0] == 'x.png' and np.array_equal(came[0][1], photo) and came[1:] == [3] and sent == []
     shelf.heard({'kind': 'photo', 'name': 'letter.doc', 'part': 0, 'parts': 1}, [b'Dear Sir'])
-    assert sent[0]['kind'] == 'said' and sent[0]['text'].startswith('letter.doc: ') and 'cannot be read' in sent[0]['text']
+    assert sent[0]['kind'] == 'said'
+    assert sent[0]['text'].startswith('letter.doc: ')
+    assert 'cannot be read' in sent[0]['text']
 
 
 def test_the_shelf_is_drawn(desk, tmp_path):
@@ -254,7 +262,9 @@ def test_the_page_follows_the_desk(studio, pair):
     studio.shelf.chosen = 1
     assert not studio.bench.children[0].mask.any()
     studio.take(png(pair[0][1]), 'third.png')
-    assert [s.name for s in studio.desk.sheets][-1] == 'third' and studio.shelf.chosen == 2 and studio.sheet.name == 'third'
+    assert [s.name for s in studio.desk.sheets][-1] == 'third'
+    assert studio.shelf.chosen == 2
+    assert studio.sheet.name == 'third'
     painter = studio.bench.children[0]
     studio.remove(2)
     assert len(studio.shelf.entries) == 2 and studio.shelf.chosen == 1 and painter.comm is None
@@ -303,7 +313,8 @@ def test_the_chosen_photos_are_looked_at(studio, pair, monkeypatch):
     studio.shelf.chosen = 2
     assert studio.stage.children[0].step == 1
     asked = []
-    monkeypatch.setitem(studio_module.LOOKS, 'similarity', lambda desk, query, shot: asked.append((query.name, shot)) or VBox())
+    monkeypatch.setitem(studio_module.LOOKS, 'similarity', lambda desk, query, shot: asked.append((query.name, shot))
+                        or VBox())
     studio.controls.look.value = 'similarity'
     studio.shelf.chosen = 3
     studio.look()
@@ -313,11 +324,14 @@ def test_the_chosen_photos_are_looked_at(studio, pair, monkeypatch):
 def test_attention_of_a_transformer_and_its_size(pair, monkeypatch):
     from fsskit import attention_explorer
     asked = []
-    monkeypatch.setattr(attention_explorer.AttentionExplorer, 'encoder', lambda photo, **options: asked.append(options) or VBox())
+    monkeypatch.setattr(attention_explorer.AttentionExplorer, 'encoder',
+                        lambda photo, **options: asked.append(options) or VBox())
     studio = EpisodeStudio(pair[0], [pair[1][0]], model='prototype')
     studio.run()
     studio.controls.look.value = 'attention'
-    assert asked[0]['size'] == 320 and asked[0]['heads'] and asked[0]['backbone'] is studio.desk.predictor.model.backbone
+    assert asked[0]['size'] == 320
+    assert asked[0]['heads']
+    assert asked[0]['backbone'] is studio.desk.predictor.model.backbone
 
 
 def test_errors_become_a_sentence(studio, monkeypatch, tmp_path):
@@ -344,7 +358,9 @@ def test_a_model_without_its_weights_is_one_sentence(studio, model):
 def test_saving(studio):
     studio.run()
     studio.controls.save.click()
-    assert (studio.out / 'photo 2_mask.png').is_file() and (studio.out / 'studio.html').is_file() and str(studio.out.resolve()) in said(studio)
+    assert (studio.out / 'photo 2_mask.png').is_file()
+    assert (studio.out / 'studio.html').is_file()
+    assert str(studio.out.resolve()) in said(studio)
 
 
 def test_the_example(tmp_path):
@@ -358,10 +374,12 @@ def test_the_example(tmp_path):
 
 def test_the_studio_is_drawn_and_kept_like_a_view(studio, tmp_path):
     data = studio._repr_mimebundle_()
-    assert base64.b64decode(data['image/png']).startswith(b'\x89PNG') and data['text/plain'] == '<EpisodeStudio: 1 marked, 1 to segment>'
+    assert base64.b64decode(data['image/png']).startswith(b'\x89PNG')
+    assert data['text/plain'] == '<EpisodeStudio: 1 marked, 1 to segment>'
     assert 'application/vnd.jupyter.widget-view+json' in data
     studio.run()
-    assert Image.open(studio.to_png(tmp_path / 'a.png')).width > 100 and '"score"' in studio.to_html(tmp_path / 'a.html').read_text()
+    assert Image.open(studio.to_png(tmp_path / 'a.png')).width > 100
+    assert '"score"' in studio.to_html(tmp_path / 'a.html').read_text()
     assert EpisodeStudio()._repr_mimebundle_()['image/png']
 
 
@@ -387,7 +405,8 @@ def test_the_notebook_is_valid_signed_and_runs_the_studio(tmp_path, photo, write
     stored = nbformat.read(path, 4)
     nbformat.validate(stored)
     assert NotebookNotary(data_dir=str(tmp_path / 'place' / 'jupyter_data_dir')).check_signature(stored)
-    assert 'run-all-cells' in stored.cells[0].outputs[0].data['application/javascript'] and stored.cells[0].metadata.jupyter.source_hidden
+    assert 'run-all-cells' in stored.cells[0].outputs[0].data['application/javascript']
+    assert stored.cells[0].metadata.jupyter.source_hidden
     seen = {}
     exec(stored.cells[0].source, seen)
     assert seen['studio'].desk.sheets[0].name == 'it_s' and seen['studio'].out == tmp_path / 'out'
@@ -408,11 +427,14 @@ def test_a_port(monkeypatch):
 def test_the_command_is_for_this_computer_and_tells_no_secret(tmp_path, monkeypatch):
     monkeypatch.setattr(os, 'geteuid', lambda: 0, raising=False)
     command = studio_module.studio_command(tmp_path, 7777, browser=False)
-    assert {'--no-browser', '--allow-root', '--ServerApp.ip=127.0.0.1', '--ServerApp.port=7777', '--ServerApp.port_retries=0'} <= set(command)
+    assert {'--no-browser', '--allow-root', '--ServerApp.ip=127.0.0.1', '--ServerApp.port=7777',
+            '--ServerApp.port_retries=0'} <= set(command)
     monkeypatch.setattr(os, 'geteuid', lambda: 1000)
     assert not {'--no-browser', '--allow-root'} & set(studio_module.studio_command(tmp_path, 7777, browser=True))
     settings = studio_module.studio_settings(tmp_path, 'secret')
-    assert settings['JUPYTER_TOKEN'] == 'secret' and settings['JUPYTER_CONFIG_DIR'] == str(tmp_path / 'config') and settings['PATH'] == os.environ['PATH']
+    assert settings['JUPYTER_TOKEN'] == 'secret'
+    assert settings['JUPYTER_CONFIG_DIR'] == str(tmp_path / 'config')
+    assert settings['PATH'] == os.environ['PATH']
     disabled = json.loads((tmp_path / 'config' / 'labconfig' / 'page_config.json').read_text())['disabledExtensions']
     assert disabled == {'@jupyterlab/apputils-extension:announcements': True}
 
@@ -424,9 +446,11 @@ http.server.HTTPServer(('127.0.0.1', int(sys.argv[1])), http.server.BaseHTTPRequ
 
 
 def test_a_server_lives_as_long_as_its_block(monkeypatch, tmp_path):
-    monkeypatch.setattr(studio_module, 'studio_command', lambda folder, port, browser: [sys.executable, '-c', SERVER, str(port)])
+    monkeypatch.setattr(studio_module, 'studio_command',
+                        lambda folder, port, browser: [sys.executable, '-c', SERVER, str(port)])
     with studio_module.studio_server([], None, False, tmp_path) as (server, address):
-        port, token = re.fullmatch(r'http://127\.0\.0\.1:(\d+)/doc/tree/studio\.ipynb\?token=([0-9a-f]{32})', address).groups()
+        port, token = re.fullmatch(r'http://127\.0\.0\.1:(\d+)/doc/tree/studio\.ipynb\?token=([0-9a-f]{32})',
+                                   address).groups()
         place = next(iter(server.args[3:]), None)
         socket.create_connection(('127.0.0.1', int(port)), timeout=5).close()
         assert place == port and server.poll() is None
@@ -461,7 +485,8 @@ def test_a_server_that_does_not_want_to_end_is_ended():
 
 
 def test_the_studio_says_its_address_and_ends_with_ctrl_c(monkeypatch, tmp_path, capsys):
-    monkeypatch.setattr(studio_module, 'studio_command', lambda folder, port, browser: [sys.executable, '-c', SERVER, str(port)])
+    monkeypatch.setattr(studio_module, 'studio_command',
+                        lambda folder, port, browser: [sys.executable, '-c', SERVER, str(port)])
     def interrupted(self, timeout=None):
         if timeout is None and not ended: ended.append(1); raise KeyboardInterrupt
         return wait(self, timeout)
@@ -469,7 +494,8 @@ def test_the_studio_says_its_address_and_ends_with_ctrl_c(monkeypatch, tmp_path,
     monkeypatch.setattr(subprocess.Popen, 'wait', interrupted)
     start = time.monotonic()
     open_studio(browser=False, out=tmp_path)
-    assert re.search(r'The studio is at http://127\.0\.0\.1:\d+/doc/tree/studio\.ipynb\?token=', capsys.readouterr().out)
+    assert re.search(r'The studio is at http://127\.0\.0\.1:\d+/doc/tree/studio\.ipynb\?token=',
+                     capsys.readouterr().out)
     assert ended and time.monotonic() - start < 20
 
 

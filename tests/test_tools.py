@@ -280,6 +280,18 @@ def test_one_notebook_one_module(tree, name, first, what):
 # ---- notebooks
 
 
+def test_lines_are_short():
+    written = re.compile(r"""__all__ = |""\"[A-Z]|\s+'""")  # by nbdev: the list of names, the title of a module
+    long = []
+    for name in check.project_files(ROOT):
+        if not name.endswith(".py") or name.endswith("_modidx.py"):
+            continue
+        lines = (ROOT / name).read_text(encoding="utf-8").splitlines()
+        limit = 120 if name.startswith("fsskit/") else 140
+        long += [f"{name}:{n}" for n, x in enumerate(lines, 1) if len(x) > limit and (n > 12 or not written.match(x))]
+    assert not long, f"too long: {', '.join(long)}"
+
+
 def test_names_come_in_reading_order(tmp_path):
     for name in (
         "tutorials/a.ipynb",
@@ -301,7 +313,8 @@ def test_declared_run_time(text, seconds):
     assert runner.declared(new_notebook(cells=[new_markdown_cell("# A"), new_markdown_cell(text)])) == seconds
 
 
-@pytest.mark.parametrize("error, again", [("Kernel died before replying to kernel_info", True), ("NameError: x", False)])
+@pytest.mark.parametrize("error, again", [("Kernel died before replying to kernel_info", True),
+                                          ("NameError: x", False)])
 def test_a_kernel_that_did_not_come_up_is_tried_again_alone(tmp_path, monkeypatch, error, again):
     text = nbformat.v4.new_markdown_cell("**Run time:** at most 9 s on 2 CPU cores")
     nbformat.write(nbformat.v4.new_notebook(cells=[text]), tmp_path / "a.ipynb")

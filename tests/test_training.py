@@ -37,7 +37,8 @@ class Toy(nn.Module):
     def __init__(self, seed=0, weights=0, width=5, when=None, scores=None):
         super().__init__()
         torch.manual_seed(weights)
-        self.net = nn.Sequential(nn.Linear(3, width), nn.BatchNorm1d(width), nn.ReLU(), nn.Dropout(0.3), nn.Linear(width, 1))
+        self.net = nn.Sequential(nn.Linear(3, width), nn.BatchNorm1d(width), nn.ReLU(), nn.Dropout(0.3),
+                                 nn.Linear(width, 1))
         torch.manual_seed(99)
         self.teacher = nn.Sequential(nn.Linear(3, 1), nn.BatchNorm1d(1))
         self.seed, self.when, self.scores, self.asked = seed, when or {}, scores, []
@@ -147,7 +148,8 @@ def test_three_steps_are_adamw_on_the_clipped_gradient():
         assert np.allclose(task.w.weight.detach().numpy(), w, rtol=1e-7)
 
 
-@pytest.mark.parametrize('loss', [lambda w: w.sum() * math.nan, lambda w: (w * 0).sum().sqrt()])  # the second: only its gradient
+@pytest.mark.parametrize('loss', [lambda w: w.sum() * math.nan,
+                                  lambda w: (w * 0).sum().sqrt()])  # the second: only its gradient
 def test_what_is_not_a_number_changes_no_weight(loss):
     class Bad(nn.Module):
         seed, learned = 0, ('w',)
@@ -177,7 +179,8 @@ def test_a_part_of_a_module_can_be_what_is_learned(tmp_path):
     task.learned = ('net.4',)
     fit(task, tmp_path, 2, progress=False)
     assert set(read_checkpoint(tmp_path / 'checkpoint.pt')['learned']['net.4']) == {'weight', 'bias'}
-    assert torch.equal(task.net[0].weight, Toy().net[0].weight) and not torch.equal(task.net[4].weight, Toy().net[4].weight)
+    assert torch.equal(task.net[0].weight, Toy().net[0].weight)
+    assert not torch.equal(task.net[4].weight, Toy().net[4].weight)
 
 
 # several processes; tests/test_episodic.py starts two real ones
@@ -229,7 +232,9 @@ def test_all_begin_with_the_weights_of_the_first(other_process):
     share_weights([net], Team())
     assert net.weight.tolist() == [1, 1]
     share_weights([net], Team(1, 2))
-    assert net.weight.tolist() == net.running_var.tolist() == [7, 7] and net.num_batches_tracked == 7 and net.weight.requires_grad
+    assert net.weight.tolist() == net.running_var.tolist() == [7, 7]
+    assert net.num_batches_tracked == 7
+    assert net.weight.requires_grad
 
 
 def test_a_loss_of_another_process_that_is_no_number_stops_this_one(other_process, monkeypatch):
@@ -268,7 +273,8 @@ def test_groups_of_rates():
     assert len(plain) == 1 and plain[0]['scale'] == 1.0 and len(plain[0]['params']) == 6
     for wrong in ('teacher', 'ne', 'net.9'):
         task.rates = {wrong: 1e-3}
-        with pytest.raises(FSSKitError, match=f"rates names '{wrong}', but no learned weight belongs to it: learned are net"):
+        with pytest.raises(FSSKitError, match=f"rates names '{wrong}', but no learned weight belongs to it: learned "
+                           "are net"):
             parameter_groups(task, 1e-2)
 
 
@@ -286,7 +292,8 @@ def test_each_group_moves_by_its_rate(tmp_path):
 
 def test_somebody_looks_on(tmp_path):
     seen = []
-    fit(Toy(), tmp_path, 4, log_every=2, validate_every=4, progress=False, watch=lambda out: seen.append((out, len(read_log(out / 'log.csv').get('step', ())))))
+    fit(Toy(), tmp_path, 4, log_every=2, validate_every=4, progress=False,
+        watch=lambda out: seen.append((out, len(read_log(out / 'log.csv').get('step', ())))))
     assert seen == [(tmp_path, 0), (tmp_path, 1), (tmp_path, 2), (tmp_path, 2)]
 
 
@@ -299,7 +306,9 @@ def test_checkpoint_and_back(tmp_path):
     save_checkpoint(tmp_path / 'c.pt', task, optimiser, Clock(1, 100.0), note='hello', table={'a': 1})
     state = read_checkpoint(tmp_path / 'c.pt')
     assert set(state) == {'learned', 'optimiser', 'step', 'seconds', 'extra'}
-    assert state['step'] == 1 and 100 <= state['seconds'] < 160 and state['extra'] == {'note': 'hello', 'table': {'a': 1}}
+    assert state['step'] == 1
+    assert 100 <= state['seconds'] < 160
+    assert state['extra'] == {'note': 'hello', 'table': {'a': 1}}
     other = Toy(weights=5)
     clock = restore(tmp_path / 'c.pt', other, adamw(other))
     assert clock.step == 1 and clock.before == state['seconds'] and clock.total() >= clock.before
@@ -312,7 +321,8 @@ def test_files_that_are_no_checkpoint(tmp_path):
     torch.save(Toy, tmp_path / 'code.pt')
     fit(Toy(), tmp_path / 'run', 1, progress=False)
     (tmp_path / 'half.pt').write_bytes((tmp_path / 'run/checkpoint.pt').read_bytes()[:300])
-    expected = {'other.pt': 'is no checkpoint', 'list.pt': 'is no checkpoint', 'code.pt': 'cannot be read .UnpicklingError',
+    expected = {'other.pt': 'is no checkpoint',
+                'list.pt': 'is no checkpoint', 'code.pt': 'cannot be read .UnpicklingError',
                 'none.pt': 'cannot be read .FileNotFoundError', 'half.pt': "half.pt' cannot be read"}
     for name, message in expected.items():
         with pytest.raises(FSSKitError, match=message): read_checkpoint(tmp_path / name)
@@ -355,7 +365,8 @@ def whole(tmp_path_factory):
 def raise_interrupt(): raise KeyboardInterrupt
 
 
-@pytest.mark.parametrize('step, how, saved', [(6, press, 7), (5, raise_interrupt, 5), (11, press, 12), (0, press, 1), (7, fail, 4)])
+@pytest.mark.parametrize('step, how, saved', [(6, press, 7), (5, raise_interrupt, 5), (11, press, 12), (0, press, 1),
+                                              (7, fail, 4)])
 def test_twelve_steps_equal_any_stop_and_resume_bit_for_bit(whole, tmp_path, step, how, saved):
     with pytest.raises((KeyboardInterrupt, OSError)): fit(Toy(when={step: how}), tmp_path, **PLAN)
     checkpoint = tmp_path / 'checkpoint.pt'
@@ -419,9 +430,12 @@ def test_early_stop_keeps_the_best_and_stays_stopped(tmp_path):
     assert best['step'] == 2 and best['extra']['best'] == {'score': 3.0, 'step': 2, 'waiting': 0, 'validated': 2}
     assert best['learned']['net']['4.bias'].item() == task.asked[1]
     log = read_log(tmp_path / 'validation.csv')
-    assert log['step'].tolist() == [0, 2, 4, 6, 8] and log['score'].tolist() == [1, 3, 2, 2.5, 3] and set(log['other']) == {1}
+    assert log['step'].tolist() == [0, 2, 4, 6, 8]
+    assert log['score'].tolist() == [1, 3, 2, 2.5, 3]
+    assert set(log['other']) == {1}
     again = Toy(scores=[9.0])
-    assert fit(again, tmp_path, 100, resume=tmp_path / 'checkpoint.pt', validate_every=2, patience=3, progress=False).step == 8
+    assert fit(again, tmp_path, 100, resume=tmp_path / 'checkpoint.pt', validate_every=2, patience=3,
+               progress=False).step == 8
     assert again.scores == [9.0]
 
 
@@ -451,14 +465,16 @@ def test_the_last_step_is_logged_and_a_stale_log_is_forgotten(tmp_path):
 
 def test_schedule_and_weight_decay_reach_the_optimiser(tmp_path, monkeypatch):
     seen = []
-    def spy(task, optimiser, step, lr, clip): seen.append((lr, clip, optimiser.defaults['weight_decay'])); return {'loss': 1.0}
+    def spy(task, optimiser, step, lr, clip):
+        seen.append((lr, clip, optimiser.defaults['weight_decay'])); return {'loss': 1.0}
     monkeypatch.setattr(training, 'one_step', spy)
     fit(Toy(), tmp_path, 5, lr=0.2, warmup=2, schedule='poly', clip=3.0, weight_decay=0.01, progress=False)
     assert seen == [(learning_rate(s, 5, 0.2, 2, 'poly'), 3.0, 0.01) for s in range(5)]
 
 
 @pytest.mark.parametrize('options, message', [
-    ({'schedule': 'x'}, "schedule='x'"), ({'log_every': 0}, 'log_every=0 makes no sense'), ({'save_every': -1}, 'save_every=-1'),
+    ({'schedule': 'x'}, "schedule='x'"),
+    ({'log_every': 0}, 'log_every=0 makes no sense'), ({'save_every': -1}, 'save_every=-1'),
     ({'validate_every': 0}, 'validate_every=0'), ({'patience': 2}, 'patience=2 needs validations'),
     ({'patience': 0, 'validate_every': 1}, 'patience=0')])
 def test_plans_that_cannot_be_carried_out(tmp_path, options, message):
@@ -469,7 +485,8 @@ def test_plans_that_cannot_be_carried_out(tmp_path, options, message):
 def test_validation_must_exist_and_give_a_number(tmp_path):
     task = Toy()
     class Blind(nn.Module): seed, learned, net = 0, ('net',), task.net
-    with pytest.raises(FSSKitError, match='Blind has no validate'): fit(Blind(), tmp_path, 5, validate_every=1, progress=False)
+    with pytest.raises(FSSKitError, match='Blind has no validate'):
+        fit(Blind(), tmp_path, 5, validate_every=1, progress=False)
     for scores in ([math.nan], [math.inf]):
         with pytest.raises(FSSKitError, match='validation of step 0 gives (nan|inf): validate'):
             fit(Toy(scores=scores), tmp_path, 5, validate_every=1, progress=False)
@@ -497,7 +514,8 @@ def test_half_precision_is_numpys_and_checks_the_network():
     halved = half_precision(state, state, 'x')
     assert np.array_equal(halved['a'].numpy(), state['a'].numpy().astype(np.float16)) and halved['a'].is_contiguous()
     assert halved['n'].dtype == torch.int64 and halved['n'] == 3
-    for other, name in (({'a': state['a']}, 'n'), ({**state, 'b': state['n']}, 'b'), ({**state, 'a': torch.zeros(5, 10)}, 'a')):
+    for other, name in (({'a': state['a']}, 'n'), ({**state, 'b': state['n']}, 'b'),
+                        ({**state, 'a': torch.zeros(5, 10)}, 'a')):
         with pytest.raises(FSSKitError, match=f"'src' holds the weights of another network .see {name}."):
             half_precision(state, other, 'src')
     with pytest.raises(FSSKitError, match="'src': a is too large for half precision"):
@@ -508,9 +526,11 @@ def test_weights_are_saved_whole_and_readable(tmp_path):
     state = {'w': torch.randn(3, 4, generator=generator_at(0, 0)), 'n': torch.tensor([2, 3])}
     path = save_weights(state, tmp_path / 'deep/w.safetensors', {'name': 'toy', 'steps': 5})
     assert stat.S_IMODE(path.stat().st_mode) == 0o644 and [p.name for p in path.parent.iterdir()] == ['w.safetensors']
-    with safe_open(path, 'pt') as file: assert file.metadata() == {'name': 'toy', 'steps': '5'} and file.get_tensor('w').dtype == torch.float16
+    with safe_open(path, 'pt') as file:
+        assert file.metadata() == {'name': 'toy', 'steps': '5'} and file.get_tensor('w').dtype == torch.float16
     loaded = load_weights(path)
-    assert loaded['w'].dtype == torch.float32 and np.array_equal(loaded['w'].numpy(), state['w'].numpy().astype(np.float16).astype(np.float32))
+    assert loaded['w'].dtype == torch.float32
+    assert np.array_equal(loaded['w'].numpy(), state['w'].numpy().astype(np.float16).astype(np.float32))
     assert torch.equal(loaded['n'], state['n'])
     before = path.read_bytes()
     with pytest.raises(FSSKitError, match='w is too large'): save_weights({'w': torch.tensor([1e6])}, path)
@@ -534,12 +554,15 @@ def test_facts_of_a_file(tmp_path):
     (tmp_path / 'w.bin').write_bytes(b'x' * 1234)
     assert weight_facts(tmp_path / 'w.bin', 5_000_000) == {
         'parameters': '5,000,000, stored in half precision', 'file': '`w.bin`, 1,234 bytes',
-        'sha256': f"`{hashlib.sha256(b'x' * 1234).hexdigest()}`", 'made with': f'fsskit {fsskit.__version__}, torch {torch.__version__}'}
+        'sha256': f"`{hashlib.sha256(b'x' * 1234).hexdigest()}`",
+        'made with': f'fsskit {fsskit.__version__}, torch {torch.__version__}'}
 
 
 def test_card_of_the_data():
-    assert card_data({'a': 3, 'b': 1}) == ('| folder | pictures |\n|---|---|\n| a | 3 |\n| b | 1 |\n\nNo list of photos to leave out '
-                                           'was given.\n\nLicences and origins: not stated by whoever ran this training.')
+    assert card_data({'a': 3, 'b': 1}) == ('| folder | pictures '
+                                           '|\n|---|---|\n| a | 3 |\n| b | 1 |\n\nNo list of photos to leave out '
+                                           'was given.\n\nLicences and origins: not stated by whoever ran this '
+                                           'training.')
     told = card_data({}, 'held.txt', 4, ['x/1.jpg', 'x/2.jpg'], 'CC0').splitlines()[2:]
     assert told == ['', '4 photos were kept out of the training by the list `held.txt`.', '',
                     '2 files could not be read and were left out: x/1.jpg, x/2.jpg.', '', 'Licences and origins: CC0']
@@ -550,7 +573,8 @@ def test_a_card_tells_how_the_weights_of_the_start_were_made(tmp_path):
     weights.write_bytes(b'some weights')
     name = 'the weights sha256:' + hashlib.sha256(b'some weights').hexdigest()[:16]
     assert start_from(weights) == name
-    card = ModelCard('Title', 'What.', {}, {'Data': ['- not this'], 'Recipe': ['start: a - b', 'steps: 5'], 'Limits': 'None.'})
+    card = ModelCard('Title', 'What.', {}, {'Data': ['- not this'], 'Recipe': ['start: a - b', 'steps: 5'],
+                                            'Limits': 'None.'})
     weights.with_suffix('.md').write_text(card.markdown())
     assert start_from(str(weights)) == name + ' (start: a - b; steps: 5)'
     weights.with_suffix('.md').write_text(ModelCard('Title', 'What.', {}, {'Recipe': ['the last section']}).markdown())
@@ -569,22 +593,25 @@ def test_card_of_the_recipe(whole, tmp_path):
     save_checkpoint(tmp_path / 'c.pt', task, adamw(task), Clock(2, 60.0))
     assert card_recipe(tmp_path / 'c.pt') == [
         'start: random weights', 'steps: 2 of not stated; seed not stated', 'minutes: 1.0 (hardware: not stated)',
-        'AdamW, peak rate not stated, weight decay not stated, not stated steps of warm-up, not stated decay, gradients clipped '
-        'at not stated', 'final loss (mean of the last ten log lines): not logged']
+        'AdamW, peak rate not stated, weight decay not stated, not stated steps of warm-up, not stated decay, '
+        'gradients clipped at not stated', 'final loss (mean of the last ten log lines): not logged']
 
 
 def test_the_card_tells_of_schedules_before(tmp_path):
     fit(Toy(), tmp_path, 4, lr=.05, warmup=1, progress=False)
     fit(Toy(), tmp_path, 6, resume=tmp_path / 'checkpoint.pt', lr=.01, warmup=1, log_every=1, progress=False)
     fit(Toy(), tmp_path, 8, resume=tmp_path / 'checkpoint.pt', lr=.01, warmup=1, log_every=5, progress=False)
-    fit(Toy(), tmp_path, 8, minutes=3, resume=tmp_path / 'checkpoint.pt', lr=.01, warmup=1, save_every=9, progress=False)
+    fit(Toy(), tmp_path, 8, minutes=3, resume=tmp_path / 'checkpoint.pt', lr=.01, warmup=1, save_every=9,
+        progress=False)
     lines = card_recipe(tmp_path / 'checkpoint.pt')
-    assert lines[1:4] == ['steps: 8 of 8; seed 0', 'until step 4 another plan: steps 4, lr 0.05', 'until step 6 another plan: steps 6']
+    assert lines[1:4] == ['steps: 8 of 8; seed 0', 'until step 4 another plan: steps 4, lr 0.05',
+                          'until step 6 another plan: steps 6']
 
 
 def test_a_validation_is_logged_once_even_when_the_power_fails_after_it(tmp_path):
     plan = dict(steps=6, validate_every=2, save_every=4, log_every=1, progress=False)
-    with pytest.raises(OSError): fit(Toy(when={4: fail}), tmp_path, **plan)  # the checkpoint of step 4 is from before its validation
+    with pytest.raises(OSError):
+        fit(Toy(when={4: fail}), tmp_path, **plan)  # the checkpoint of step 4 is from before its validation
     fit(Toy(), tmp_path, resume=tmp_path / 'checkpoint.pt', **plan)
     assert read_log(tmp_path / 'validation.csv')['step'].tolist() == [0, 2, 4, 6]
     assert read_log(tmp_path / 'log.csv')['step'].tolist() == [1, 2, 3, 4, 5, 6]
@@ -611,14 +638,16 @@ def test_threads_come_back_even_after_an_error():
     with limited_threads(None): assert torch.get_num_threads() == before
 
 
-@pytest.mark.parametrize('cuda, mps, auto', [(False, False, 'cpu'), (True, False, 'cuda'), (False, True, 'mps'), (True, True, 'cuda')])
+@pytest.mark.parametrize('cuda, mps, auto', [(False, False, 'cpu'), (True, False, 'cuda'), (False, True, 'mps'),
+                                             (True, True, 'cuda')])
 def test_devices(monkeypatch, cuda, mps, auto):
     monkeypatch.setattr(torch.cuda, 'is_available', lambda: cuda)
     monkeypatch.setattr(torch.backends.mps, 'is_available', lambda: mps)
     assert pick_device() == auto and pick_device('cpu') == 'cpu'
     for name, works in (('cuda', cuda), ('mps', mps), ('tpu', False)):
         if works: assert pick_device(name) == name; continue
-        with pytest.raises(FSSKitError, match=f"device='{name}' does not work here: use .*'cpu' or 'auto'"): pick_device(name)
+        with pytest.raises(FSSKitError, match=f"device='{name}' does not work here: use .*'cpu' or 'auto'"):
+            pick_device(name)
 
 
 def test_hardware_in_words(monkeypatch):

@@ -80,7 +80,8 @@ def test_semantic_prompt_size_of_the_specification():
 
 
 def test_semantic_prompt_by_hand():
-    net, features, shares = SemanticPrompt(6, 4, 10, background=True, shots='concat'), rand(2, 3, 6, 4, 5), some_shares(2, 3, 4, 5)
+    net, features, shares = SemanticPrompt(6, 4, 10, background=True,
+                                           shots='concat'), rand(2, 3, 6, 4, 5), some_shares(2, 3, 4, 5)
     tokens = net(features, shares)
     assert tokens.shape == (2, 6, 10)
     for n, share in enumerate(shares):
@@ -150,7 +151,8 @@ def inputs(parts, b=2, k=3, h=4, w=6):
 
 
 def one(b, values):
-    return [None if v is None else Shares(*(s[b:b + 1] for s in v)) if isinstance(v, Shares) else v[b:b + 1] for v in values]
+    return [None if v is None else Shares(*(s[b:b + 1] for s in v)) if isinstance(v, Shares) else v[b:b + 1]
+            for v in values]
 
 
 @pytest.mark.parametrize('parts', PARTS, ids=str)
@@ -223,7 +225,8 @@ def test_start_from_sam(sam):
     two = VisualPromptGenerator(6, maps=2)
     start_from_sam(two, sam.prompt_encoder)
     maps = rand(1, 2, 16, 16)
-    assert torch.allclose(two(features, shares, maps).dense, sam.prompt_encoder._embed_masks(10 * maps[:, :1]), atol=1e-4)
+    assert torch.allclose(two(features, shares, maps).dense, sam.prompt_encoder._embed_masks(10 * maps[:, :1]),
+                          atol=1e-4)
     none = VisualPromptGenerator(6, maps=0)
     start_from_sam(none, sam.prompt_encoder)
     wanted = sam.prompt_encoder(None, torch.zeros(1, 4), None)[1][..., :4, :4]

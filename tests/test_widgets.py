@@ -13,8 +13,10 @@ from PIL import Image
 
 from fsskit import widgets
 from fsskit.photos import FSSKitError, show_row
-from fsskit.widgets import (as_json, bundle, byte_map, colour_table, dequantise, fewer_channels, html_page, largest_error,
-                            photo_entry, quantise, rotation, SAFE_MAPS, shrunk, static_text, View, ViewWidget, write_file)
+from fsskit.widgets import (as_json, bundle, byte_map,
+                            colour_table, dequantise, fewer_channels, html_page, largest_error,
+                            photo_entry, quantise, rotation, SAFE_MAPS, shrunk, static_text, View, ViewWidget,
+                            write_file)
 
 
 class Demo(View):
@@ -51,7 +53,8 @@ def test_zeros_stay_zeros_and_bad_vectors_are_refused():
 def test_largest_error_looks_at_all_pairs():
     draw = np.random.default_rng(0)
     a, b = draw.normal(size=(50, 8)).astype(np.float32), draw.normal(size=(70, 8)).astype(np.float32)
-    wanted = max(abs(x @ y - p @ q) for x, p in zip(a, dequantise(quantise(a))) for y, q in zip(b, dequantise(quantise(b))))
+    wanted = max(abs(x @ y - p @ q) for x, p in zip(a, dequantise(quantise(a)))
+                 for y, q in zip(b, dequantise(quantise(b))))
     for rows in (1, 7, 1024):
         assert largest_error(a, b, quantise(a), quantise(b), rows) == pytest.approx(wanted, rel=1e-4)
 
@@ -106,7 +109,8 @@ def test_a_photo_as_text(photo):
 def test_every_file_of_a_bundle_comes_once_and_before_it_is_used():
     joined = bundle('page', 'mask_painter')
     assert not re.search(r'^import ', joined, re.M) and joined.count('export default') == 1
-    order = [joined.index(name) for name in ('class PageModel', 'function photoCanvas', 'function stroke', 'function render')]
+    order = [joined.index(name) for name in ('class PageModel', 'function photoCanvas', 'function stroke',
+                                             'function render')]
     assert order[1] < order[3] and order[2] < order[3]
     for name in ('function photoCanvas', 'class History', 'class PageModel'):
         assert len(re.findall(rf'^{name}', joined, re.M)) == 1 and f'export {name}' not in joined
