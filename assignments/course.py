@@ -92,8 +92,7 @@ def parser() -> argparse.ArgumentParser:
 
     several = {"action": "append", "metavar": "psN", "help": "repeat for more; without it: all sets"}
     command(secret, file={"place": True, "type": Path})
-    command(release, set=dict(several), out={"type": Path, "default": COURSE / "release"},
-            no_run={"action": "store_true"})
+    command(release, set=dict(several), out={"type": Path, "default": COURSE / "release"}, no_run={"action": "store_true"})
     command(
         grade,
         set={"place": True, "metavar": "psN"},

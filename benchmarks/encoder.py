@@ -60,8 +60,7 @@ def main() -> None:
     parser.add_argument('--episodes', type=int, default=300)
     parser.add_argument('--shots', type=int, nargs='+', default=(1, 5))
     parser.add_argument('--seed', type=int, default=0)
-    parser.add_argument('--weights', default='embedded',
-                        help='of the embedded encoder: another file than the shipped one')
+    parser.add_argument('--weights', default='embedded', help='of the embedded encoder: another file than the shipped one')
     parser.add_argument('--out', type=Path, default=Path(__file__).parent / 'results' / 'encoder.json')
     args = parser.parse_args()
     only = dict(pair.split('=', 1) for pair in args.only)
@@ -79,8 +78,8 @@ def main() -> None:
                        for key, m in models.items()]
             rows.append(row_of(name, shots, *results))
     content = {'benchmark': 'embedded encoder against MobileNetV2, dense_match, scored at the original size',
-               'weights': {k: m.backbone.weights_id for k, m in models.items()}, 'seed': args.seed,
-               'versions': versions(), 'rows': rows, 'left_out': left_out}
+               'weights': {k: m.backbone.weights_id for k, m in models.items()}, 'seed': args.seed, 'versions': versions(),
+               'rows': rows, 'left_out': left_out}
     text = table(rows, tuple(args.shots)) + ''.join(f'\n{line}\n' for line in left_out)
     write_results(args.out, content, text)
     if args.weights == 'embedded': fill_card(CARDS / 'embedded_vit.md', text, 'python benchmarks/encoder.py')

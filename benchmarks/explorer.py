@@ -47,8 +47,7 @@ def find_chromium() -> str | None:
 def open_browser(program: str):
     "A headless Chromium without a network of its own services."
     from playwright.sync_api import sync_playwright
-    quiet = ['--no-sandbox', '--disable-gpu', '--disable-dev-shm-usage', '--disable-background-networking',
-             '--no-first-run']
+    quiet = ['--no-sandbox', '--disable-gpu', '--disable-dev-shm-usage', '--disable-background-networking', '--no-first-run']
     with sync_playwright() as play:
         browser = play.chromium.launch(executable_path=program, args=quiet)
         try:
@@ -98,8 +97,7 @@ def main() -> None:
             page.wait_for_timeout(200)
             rows.append({'plane': view.names[plane], **summary(measure(page, view.layers[0].grids[0], args.moves))})
         facts = dict(backbone=args.backbone, layers=len(view.layers), grid=list(view.layers[0].grids[0]),
-                     channels=[v.vectors[0].values.shape[1]
-                               for v in view.layers], page_mb=round(path.stat().st_size / 1e6, 2),
+                     channels=[v.vectors[0].values.shape[1] for v in view.layers], page_mb=round(path.stat().st_size / 1e6, 2),
                      largest_error=view.error, moves=args.moves, browser=browser.version)
     write_results(args.out, {'facts': facts, 'rows': rows, 'versions': versions()}, table(facts, rows))
 

@@ -34,8 +34,7 @@ def line(system: str, photos: str, shots: str, row: dict, free: dict) -> str:
 
 def table(folder: Path) -> str:
     "The table, as Markdown."
-    lines = ['| system | photos | shots | best training-free (mIoU, %) | trained (mIoU, %) | difference (points) | 95 '
-             '% | episodes |',
+    lines = ['| system | photos | shots | best training-free (mIoU, %) | trained (mIoU, %) | difference (points) | 95 % | episodes |',
              '|---|---|--:|--:|--:|--:|---|--:|']
     for photos, title in PHOTOS:
         for system, name in REPORTS:

@@ -177,8 +177,7 @@ def memory_of_one(args: argparse.Namespace, shots: int, name: str) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--backbone', default='dinov2_vitb14'), parser.add_argument('--sam2', default='sam2_hiera_s')
-    parser.add_argument('--shots', type=int, nargs='+', default=(1, 5))
-    parser.add_argument('--repeat', type=int, default=5)
+    parser.add_argument('--shots', type=int, nargs='+', default=(1, 5)), parser.add_argument('--repeat', type=int, default=5)
     parser.add_argument('--modes', nargs='+', choices=MODES, default=tuple(MODES), help='precisions of ours')
     parser.add_argument('--out', type=Path, help='JSON file; without it: in benchmarks/results')
     parser.add_argument('--only', nargs=2, metavar=('SHOTS', 'NAME'), help='do one thing, and print the peak memory')
@@ -192,8 +191,7 @@ def main() -> None:
              for name in ways(model, shots, args.modes) if not name.startswith('further')}
     about = {'processor': processor(), 'threads': torch.get_num_threads(), 'versions': versions()}
     note = f"Random weights. {about['processor']}, {about['threads']} threads. Distance: 1 - cosine of the logits."
-    memory = '\n'.join(['| peak memory of a process | GB |', '|---|--:|',
-                        *(f'| {k} | {v:.2f} |' for k, v in peaks.items())])
+    memory = '\n'.join(['| peak memory of a process | GB |', '|---|--:|', *(f'| {k} | {v:.2f} |' for k, v in peaks.items())])
     text = '\n\n'.join(['# FSSAM against a plain formulation', note, benchmark_table(rows), memory]) + '\n'
     out = args.out or Path(__file__).parent / 'results' / f'fssam_{args.backbone}_{args.sam2}.json'
     write_results(out, about | {'rows': rows, 'peak_gb': peaks}, text)

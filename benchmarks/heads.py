@@ -70,23 +70,20 @@ def shipped_systems() -> dict:
     return {name: system for name, system in SYSTEMS.items() if system[0] not in absent}
 
 
-def measure_set(name: str, datasets: list, shots: int, most: int, systems: dict,
-                args: argparse.Namespace) -> list[dict]:
+def measure_set(name: str, datasets: list, shots: int, most: int, systems: dict, args: argparse.Namespace) -> list[dict]:
     "All systems on one set. Every result is a file, named after the model and the settings, so that finished ones are kept."
     rows, plain = [], None
     for system, (model_name, options) in systems.items():
         model = create_model(model_name, **options)
         learned = sum(v.numel() for v in head_state(model).values()) if model_name in HEADS else 0
-        tag = hashlib.sha256(json.dumps([model.describe(), args.episodes, args.seed],
-                                        default=str).encode()).hexdigest()[:12]
+        tag = hashlib.sha256(json.dumps([model.describe(), args.episodes, args.seed], default=str).encode()).hexdigest()[:12]
         results = []
         for n, dataset in enumerate(datasets):
             print(f'{name}, {shots} shots, {system}, part {n + 1} of {len(datasets)}', flush=True)
             file = args.parts / f'{name}-{n}-{shots}-{system}-{tag}.json'.replace(', ', '_').replace(' ', '_')
             kept = load_result(file) if file.exists() else None
             results.append(kept if kept and not kept.incomplete else
-                           evaluate(model, dataset, shots, args.episodes, args.seed, most + 1, json=file,
-                                    allow_seen=True))
+                           evaluate(model, dataset, shots, args.episodes, args.seed, most + 1, json=file, allow_seen=True))
         plain = plain or results
         rows.append({'set': name, 'shots': shots, 'system': system, 'learned': 0 if 'head' in options else learned,
                      'query_ms': query_ms(model, datasets[0]), 'model': model.describe(), **row_of(results, plain)})
@@ -94,25 +91,22 @@ def measure_set(name: str, datasets: list, shots: int, most: int, systems: dict,
 
 
 def table(rows: list[dict]) -> str:
-    lines = ['| set | shots | system | mIoU (%) | 95 % | against dense matching (points) | 95 % | trained parameters | '
-             'ms / further query | episodes |',
+    lines = ['| set | shots | system | mIoU (%) | 95 % | against dense matching (points) | 95 % | trained parameters | ms / further query '
+             '| episodes |',
              '|---|--:|---|--:|---|--:|---|--:|--:|--:|']
     for row in rows:
         (low, high), (gain, least, largest) = row['miou_ci95'], row['difference']
-        step = ('', '') if row['system'] == PLAIN else (f'{100 * gain:+.1f}',
-                                                        f'{100 * least:+.1f} to {100 * largest:+.1f}')
+        step = ('', '') if row['system'] == PLAIN else (f'{100 * gain:+.1f}', f'{100 * least:+.1f} to {100 * largest:+.1f}')
         known = ' (classes seen)' if row['seen_classes'] else ''
-        cells = [row['set'], row['shots'], row['system'] + known, f"**{100 * row['miou']:.1f}**",
-                 f'{100 * low:.1f} to {100 * high:.1f}', *step, f"{row['learned']:,}", f"{row['query_ms']:.0f}",
-                 row['episodes']]
+        cells = [row['set'], row['shots'], row['system'] + known, f"**{100 * row['miou']:.1f}**", f'{100 * low:.1f} to {100 * high:.1f}',
+                 *step, f"{row['learned']:,}", f"{row['query_ms']:.0f}", row['episodes']]
         lines.append('| ' + ' | '.join(map(str, cells)) + ' |')
     return '\n'.join([*lines, '', f'Times: {torch.get_num_threads()} CPU thread(s).']) + '\n'
 
 
 def named(entries: list[str], of: str) -> dict[str, str]:
     "NAME=VALUE, one or several times."
-    if wrong := [e for e in entries if not e.partition('=')[2]]:
-        raise SystemExit(f"{of}: '{wrong[0]}' should look like NAME=VALUE.")
+    if wrong := [e for e in entries if not e.partition('=')[2]]: raise SystemExit(f"{of}: '{wrong[0]}' should look like NAME=VALUE.")
     return {name: value for name, _, value in (e.partition('=') for e in entries)}
 
 
@@ -129,17 +123,15 @@ def main() -> None:
     many, single, only = named(args.sets, '--set'), named(args.one_shot, '--one-shot'), named(args.only, '--only')
     plans = [('SmallWorld', lambda: [open_dataset('smallworld', fold=fold) for fold in FOLDS], SHOTS)]
     for name, spec in (many | single).items():
-        plans.append((name, lambda n=name, s=spec: [open_dataset(s, only=only.get(n))],
-                      SHOTS if name in many else (1,)))
+        plans.append((name, lambda n=name, s=spec: [open_dataset(s, only=only.get(n))], SHOTS if name in many else (1,)))
     rows, systems = [], shipped_systems()
     for name, opened, shots in plans:
         datasets = opened()
         for k in shots: rows += measure_set(name, datasets, k, max(shots), systems, args)
         text = table(rows)
-        write_results(args.out, {'benchmark': 'trained systems beside dense '
-                                 'matching', 'episodes': args.episodes, 'seed': args.seed,
-                                 'interval': 'bootstrap over episodes, 1000 resamples, percentile',
-                                 'threads': torch.get_num_threads(), 'versions': versions(), 'rows': rows}, text)
+        write_results(args.out, {'benchmark': 'trained systems beside dense matching', 'episodes': args.episodes, 'seed': args.seed,
+                                 'interval': 'bootstrap over episodes, 1000 resamples, percentile', 'threads': torch.get_num_threads(),
+                                 'versions': versions(), 'rows': rows}, text)
     print(text)
     for system in HEADS.keys() & systems.keys():
         kept = [row for row in rows if row['system'] in (PLAIN, system)]

@@ -72,8 +72,7 @@ def answers(sam, photo: np.ndarray, image, mask: np.ndarray, box, rng, tolerance
         found[f'sam_tiny {name}'] = iou(sam_masks(sam, image, **given, multimask=False).masks[0], mask)
         three = sam_masks(sam, image, **given).masks
         ious = [iou(m, mask) for m in three]
-        found[f'sam_tiny {name}, best by its own score'], found[f'sam_tiny {name}, oracle '
-                                                                'of three'] = ious[0], max(ious)
+        found[f'sam_tiny {name}, best by its own score'], found[f'sam_tiny {name}, oracle of three'] = ious[0], max(ious)
     found[NEAR] = iou(closer_mask(sam, photo, box), mask)
     found[f'{NEAR}, without the prior'] = iou(closer_mask(sam, photo, box, prior=0), mask)
     return found
@@ -146,8 +145,7 @@ def summary(names: list[str], ious: np.ndarray, photo_of: np.ndarray) -> dict:
     if not len(photo_of): return {'objects': 0}
     samples, row = resampled(ious, photo_of), names.index
     pairs = {'click minus region growing': ('sam_tiny click', 'region growing (click)'),
-             'box minus ellipse': ('sam_tiny box', 'ellipse in box'),
-             'box from near minus ellipse': (NEAR, 'ellipse in box')}
+             'box minus ellipse': ('sam_tiny box', 'ellipse in box'), 'box from near minus ellipse': (NEAR, 'ellipse in box')}
     return {'objects': len(photo_of), 'photos': len(np.unique(photo_of)),
             'rows': {k: {'mean_iou': float(ious[i].mean()), 'ci95': interval(samples[i])} for i, k in enumerate(names)},
             'paired': {k: {'difference': float((ious[row(a)] - ious[row(b)]).mean()),
@@ -156,8 +154,7 @@ def summary(names: list[str], ious: np.ndarray, photo_of: np.ndarray) -> dict:
 
 def table(content: dict) -> str:
     "The results as Markdown."
-    columns = [(name, part) for name in content['sets'] for part in ('all', 'small')
-               if content['sets'][name][part]['objects']]
+    columns = [(name, part) for name in content['sets'] for part in ('all', 'small') if content['sets'][name][part]['objects']]
     cells = {c: content['sets'][c[0]][c[1]] for c in columns}
     head = [f"{name}{', small' if part == 'small' else ''} ({cells[name, part]['objects']})" for name, part in columns]
     lines = ['| mean IoU (95 % interval) | ' + ' | '.join(head) + ' |', '|---|' + '---|' * len(columns)]
@@ -169,8 +166,8 @@ def table(content: dict) -> str:
         values = [say(cells[c]['paired'][name]['difference'], *cells[c]['paired'][name]['ci95']) for c in columns]
         lines.append(f'| **{name}**, paired | ' + ' | '.join(values) + ' |')
     notes = [f"Weights {content['weights']}. Small: below {SMALL:.0%} of the picture. Tolerance of region growing: "
-             f"{content['tolerance']} grey levels. Number of objects in brackets. {content['ms_encode']:.0f} ms a "
-             f"photo and {content['ms_prompt']:.0f} ms a prompt on {content['threads']} CPU thread(s)."]
+             f"{content['tolerance']} grey levels. Number of objects in brackets. {content['ms_encode']:.0f} ms a photo and "
+             f"{content['ms_prompt']:.0f} ms a prompt on {content['threads']} CPU thread(s)."]
     return '\n'.join([*lines, '', *notes]) + '\n'
 
 
@@ -179,8 +176,7 @@ def speed(sam, photo: np.ndarray) -> tuple[float, float]:
     encode, ask = [], []
     for _ in range(5):
         start = time.perf_counter(); image = embed_image(sam, photo); encode.append(time.perf_counter() - start)
-        start = time.perf_counter(); sam_masks(sam, image, box=[10, 10, 90,
-                                                                90]); ask.append(time.perf_counter() - start)
+        start = time.perf_counter(); sam_masks(sam, image, box=[10, 10, 90, 90]); ask.append(time.perf_counter() - start)
     return 1e3 * min(encode), 1e3 * min(ask)
 
 
@@ -190,8 +186,7 @@ def main() -> None:
     parser.add_argument('--only', action='append', default=[], metavar='NAME=FILE')
     parser.add_argument('--smallworld', type=int, default=2, help='pictures of each of the 64 held-out classes')
     parser.add_argument('--most', type=int, help='pictures of each set, at most')
-    parser.add_argument('--weights', default='shipped',
-                        help="of sam_tiny: another file than the shipped one, or 'random'")
+    parser.add_argument('--weights', default='shipped', help="of sam_tiny: another file than the shipped one, or 'random'")
     parser.add_argument('--out', type=Path, default=Path(__file__).parent / 'results' / 'sam.json')
     args = parser.parse_args()
     random = args.weights == 'random'
@@ -204,11 +199,9 @@ def main() -> None:
         print(name, flush=True)
         names, ious, photo_of, share = measure(sam, pictures[:args.most], tolerance)
         small = share < SMALL
-        results[name] = {'all': summary(names, ious, photo_of),
-                         'small': summary(names, ious[:, small], photo_of[small])}
+        results[name] = {'all': summary(names, ious, photo_of), 'small': summary(names, ious[:, small], photo_of[small])}
     encode, ask = speed(sam, next(iter(tests.values()))[0].image)
-    content = {'benchmark': 'sam_tiny against region growing, filled box and ellipse',
-               'weights': f'sha256:{sha256_file(file)[:16]}'
+    content = {'benchmark': 'sam_tiny against region growing, filled box and ellipse', 'weights': f'sha256:{sha256_file(file)[:16]}'
                if file else 'random', 'tolerance': tolerance, 'ms_encode': encode, 'ms_prompt': ask,
                'threads': torch.get_num_threads(), 'versions': versions(), 'sets': results}
     text = table(content)

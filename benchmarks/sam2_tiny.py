@@ -49,8 +49,7 @@ class Take:
         self.frames, self.masks, self.name = frames, masks.astype(np.uint8), name
 
     @property
-    def copy(self) -> float:
-        return seen_mean(region_iou(np.repeat(self.masks[:1], len(self.masks), 0), self.masks), self.masks)
+    def copy(self) -> float: return seen_mean(region_iou(np.repeat(self.masks[:1], len(self.masks), 0), self.masks), self.masks)
 
 
 def seen_mean(ious: np.ndarray, masks: np.ndarray) -> float:
@@ -114,8 +113,7 @@ def propagation(name: str, takes: list[Take], model, dense) -> dict:
     scores = {method: np.array([score(method, take, model, dense) for take in takes]) for method in METHODS}
     far = scores[METHODS[0]] <= FAR
     rows = {kind: {m: interval(v[chosen]) for m, v in scores.items()} | {
-        'sam2_tiny minus dense matching': interval((scores[METHODS[2]] - scores[METHODS[1]])[chosen]),
-        'clips': int(chosen.sum())}
+        'sam2_tiny minus dense matching': interval((scores[METHODS[2]] - scores[METHODS[1]])[chosen]), 'clips': int(chosen.sum())}
         for kind, chosen in (('all clips', np.ones(len(takes), bool)), (f'copying at most {FAR}', far))}
     return {'set': name, 'rows': rows, 'per_clip': {m: v.round(4).tolist() for m, v in scores.items()}}
 
@@ -147,17 +145,14 @@ def identities(name: str, takes: list[Take], model, gate: bool) -> dict:
     triples = pairs(takes)
     moved = lambda take, other: np.where(take.masks[0][..., None] == 1, take.frames[0], other.frames[0])
     kinds = {
-        'the same individual, its own clip': [by_memory(model, t.frames[0], t.masks[0], t, gate)
-                                              for t, _, _ in triples],
-        'the same individual, pasted into another clip': [by_memory(model, moved(t, o), t.masks[0], t, gate)
-                                                          for t, _, o in triples],
+        'the same individual, its own clip': [by_memory(model, t.frames[0], t.masks[0], t, gate) for t, _, _ in triples],
+        'the same individual, pasted into another clip': [by_memory(model, moved(t, o), t.masks[0], t, gate) for t, _, o in triples],
         'another individual of the class': [by_memory(model, s.frames[0], s.masks[0], t, gate) for t, s, _ in triples],
         'an individual of another class': [by_memory(model, o.frames[0], o.masks[0], t, gate) for t, _, o in triples]}
     values = {kind: np.array(v) for kind, v in kinds.items()}
     same, pasted, other, _ = values.values()
     return {'set': name, 'gate': gate, 'clips': len(triples), 'rows': {k: interval(v) for k, v in values.items()},
-            'lost by another individual': interval(same - other),
-            'of it by other surroundings': interval(same - pasted)}
+            'lost by another individual': interval(same - other), 'of it by other surroundings': interval(same - pasted)}
 
 
 # --- speed and official models ---------------------------------------------------------------------------------------
@@ -175,8 +170,7 @@ def speed(model) -> dict:
             times.append(time.perf_counter() - start)
         return round(1000 * min(times), 1)
     memory = memory_of(model, image, mask)
-    return {'memory_of': best(lambda: memory_of(model, image, mask)),
-            'segment_with': best(lambda: segment_with(model, image, [memory])),
+    return {'memory_of': best(lambda: memory_of(model, image, mask)), 'segment_with': best(lambda: segment_with(model, image, [memory])),
             'propagate, a frame': round(best(lambda: propagate(model, frames, mask[0].numpy())) / len(frames), 1),
             'threads': torch.get_num_threads()}
 
@@ -195,12 +189,10 @@ def official_row(name: str) -> dict:
         parameters, megabytes = sum(p.numel() for p in model.parameters()), file.stat().st_size / 1e6
         del model, state
         model = load_sam2(name, 'hub', seed=2)
-        equal = all(np.isclose(v.half().float().sum().item(), sums[k], rtol=1e-4, atol=1e-3)
-                    for k, v in model.state_dict().items())
+        equal = all(np.isclose(v.half().float().sum().item(), sums[k], rtol=1e-4, atol=1e-3) for k, v in model.state_dict().items())
         image, start = torch.rand(1, 3, size, size), time.perf_counter()
         out = segment_with(model, image, [memory_of(model, image, torch.ones(1, size, size))])
-    return {'model': name, 'parameters': parameters, 'file_mb': round(megabytes,
-                                                                      1), 'image_size': size, 'round_trip': equal,
+    return {'model': name, 'parameters': parameters, 'file_mb': round(megabytes, 1), 'image_size': size, 'round_trip': equal,
             'finite': bool(torch.isfinite(out).all()), 'seconds': round(time.perf_counter() - start, 1),
             'peak_gib': round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2 ** 20, 2)}
 
@@ -209,8 +201,7 @@ def official_rows() -> list[dict]:
     "Each model in a process of its own, so that peaks are its own."
     rows = []
     for name in SAM2_MODELS:
-        done = subprocess.run([sys.executable, __file__, '--official-row', name], capture_output=True, text=True,
-                              check=True)
+        done = subprocess.run([sys.executable, __file__, '--official-row', name], capture_output=True, text=True, check=True)
         rows.append(json.loads(done.stdout.splitlines()[-1]))
     return rows
 
@@ -222,9 +213,8 @@ def percent(values: list[float]) -> str: return f'**{values[0]:.1%}** ({values[1
 
 def table(result: dict) -> str:
     "The result as Markdown."
-    lines = [f"# Tiny SAM 2\n\nWeights `{result['weights']}`, {result['parameters']:,} parameters, {SIZE} px, clips of "
-             f"{FRAMES} frames. Region IoU, "
-             'mean with a 95 % bootstrap interval over clips.\n', '## Following an object\n',
+    lines = [f"# Tiny SAM 2\n\nWeights `{result['weights']}`, {result['parameters']:,} parameters, {SIZE} px, clips of {FRAMES} frames. "
+             'Region IoU, mean with a 95 % bootstrap interval over clips.\n', '## Following an object\n',
              f"| set | clips | {' | '.join(METHODS)} | sam2_tiny minus dense matching |", '|---|--:|---|---|---|---|']
     for part in result['propagation']:
         for kind, row in part['rows'].items():
@@ -232,9 +222,8 @@ def table(result: dict) -> str:
             lines.append(f"| {part['set']}, {kind} | {row['clips']} | {' | '.join(cells)} |")
     lines += ['\n## What identity is worth\n',
               'One marked picture is the only memory; each later frame of a clip is segmented by itself.\n',
-              '| the marked picture shows | '
-              + ' | '.join(f"{p['set']}, {'with' if p['gate'] else 'without'} the gate ({p['clips']} clips)"
-                           for p in result['identities']) + ' |',
+              '| the marked picture shows | ' + ' | '.join(f"{p['set']}, {'with' if p['gate'] else 'without'} the gate ({p['clips']} clips)"
+                                                         for p in result['identities']) + ' |',
               '|---|' + '---|' * len(result['identities'])]
     for kind in result['identities'][0]['rows']:
         lines.append(f'| {kind} | ' + ' | '.join(percent(p['rows'][kind]) for p in result['identities']) + ' |')
@@ -247,8 +236,7 @@ def table(result: dict) -> str:
                   '| model | parameters | file MB | px | same weights | memory and one segmentation, s | peak GiB |',
                   '|---|--:|--:|--:|---|--:|--:|']
         lines += [f"| {r['model']} | {r['parameters']:,} | {r['file_mb']} | {r['image_size']} | "
-                  f"{'yes' if r['round_trip'] and r['finite'] else 'NO'} | {r['seconds']} | {r['peak_gib']} |"
-                  for r in result['official']]
+                  f"{'yes' if r['round_trip'] and r['finite'] else 'NO'} | {r['seconds']} | {r['peak_gib']} |" for r in result['official']]
     return '\n'.join([*lines, '\n## What is held out\n', __doc__.split('precisely:\n')[1]])
 
 
@@ -262,11 +250,9 @@ def measure(args: argparse.Namespace) -> dict:
     for name, takes in sets.items():
         rows.append(propagation(name, takes, model, dense))
         print(name, {m: round(v[0], 3) for m, v in rows[-1]['rows']['all clips'].items() if m != 'clips'}, flush=True)
-    return {'benchmark': 'tiny SAM 2', 'command': 'python '
-            + ' '.join(sys.argv), 'weights': model.weights_id, 'dense': dense.describe(),
+    return {'benchmark': 'tiny SAM 2', 'command': 'python ' + ' '.join(sys.argv), 'weights': model.weights_id, 'dense': dense.describe(),
             'parameters': sum(p.numel() for p in model.parameters()), 'versions': versions(), 'propagation': rows,
-            'identities': [identities(name, takes, model, gate) for name, takes in sets.items()
-                           for gate in (False, True)],
+            'identities': [identities(name, takes, model, gate) for name, takes in sets.items() for gate in (False, True)],
             'milliseconds': None if args.no_speed else speed(model)}
 
 
@@ -277,12 +263,9 @@ def main() -> None:
     parser.add_argument('--clips', type=int, default=4, help='of each class')
     parser.add_argument('--out', type=Path, default=Path(__file__).parent / 'results' / 'sam2.json')
     parser.add_argument('--no-speed', action='store_true')
-    parser.add_argument('--official', action='store_true',
-                        help='measure the official models too (minutes, several GiB)')
-    parser.add_argument('--official-only', action='store_true',
-                        help='measure only them, and put them into the results that exist')
-    parser.add_argument('--speed-only', action='store_true',
-                        help='measure only milliseconds, and put them into the results that exist')
+    parser.add_argument('--official', action='store_true', help='measure the official models too (minutes, several GiB)')
+    parser.add_argument('--official-only', action='store_true', help='measure only them, and put them into the results that exist')
+    parser.add_argument('--speed-only', action='store_true', help='measure only milliseconds, and put them into the results that exist')
     parser.add_argument('--official-row', help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.official_row: return print(json.dumps(official_row(args.official_row)))

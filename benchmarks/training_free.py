@@ -46,16 +46,14 @@ def measure(model, datasets: list, shots: int, args: argparse.Namespace, parts: 
     folds = []
     for fold, dataset in zip(FOLDS, datasets):
         print(f'{name}, fold {fold}', flush=True)
-        folds.append(evaluate(model, dataset, shots, args.episodes, args.seed, MIN_PHOTOS, json=parts
-                              / f'{name}-{fold}.json', cache=None if args.no_cache or 'rgb' in name
-                              else FeatureCache()))
+        folds.append(evaluate(model, dataset, shots, args.episodes, args.seed, MIN_PHOTOS, json=parts / f'{name}-{fold}.json',
+                              cache=None if args.no_cache or 'rgb' in name else FeatureCache()))
     return summary(folds)
 
 
 def table(rows: list[dict]) -> str:
     "The rows as Markdown, in percent."
-    lines = ['| model | backbone | shots | mIoU | 95 % interval | fold 0 | fold 1 | fold 2 | fold 3 | FB-IoU | '
-             'episodes | s / episode |',
+    lines = ['| model | backbone | shots | mIoU | 95 % interval | fold 0 | fold 1 | fold 2 | fold 3 | FB-IoU | episodes | s / episode |',
              '|---|---|--:|--:|---|--:|--:|--:|--:|--:|--:|--:|']
     for row in rows:
         s, (low, high) = row['settings'], row['miou_ci95']
@@ -68,10 +66,8 @@ def table(rows: list[dict]) -> str:
 
 def write(rows: list[dict], args: argparse.Namespace) -> None:
     "Both files, each in one step."
-    result = {'benchmark': 'training-free models on SmallWorld, '
-              'test side', 'command': 'python benchmarks/training_free.py',
-              'score_size': 'original', 'interval': 'bootstrap over the episodes of every fold, 1000 resamples, '
-              'percentile',
+    result = {'benchmark': 'training-free models on SmallWorld, test side', 'command': 'python benchmarks/training_free.py',
+              'score_size': 'original', 'interval': 'bootstrap over the episodes of every fold, 1000 resamples, percentile',
               'versions': versions(), 'rows': rows}
     write_results(args.out, result, table(rows))
 
@@ -94,8 +90,7 @@ def main() -> None:
             settings = json.loads(json.dumps(settings_of(model, datasets, shots, args)))
             row = next((r for r in old if r['settings'] == settings), None)
             if row is None:
-                row = {'settings': settings, **measure(model, datasets, shots, args, parts,
-                                                       f'{model_name}-{backbone}-{shots}')}
+                row = {'settings': settings, **measure(model, datasets, shots, args, parts, f'{model_name}-{backbone}-{shots}')}
             rows.append(row)
             write(rows + [r for r in old if r not in rows and len(rows) < len(SYSTEMS) * len(SHOTS)], args)
     print(table(rows))

@@ -63,8 +63,7 @@ def table(rows: list[dict]) -> str:
     for system in dict.fromkeys(row['system'] for row in rows):
         own = [row for row in rows if row['system'] == system]
         sets = {row['set']: row['plain'] for row in own}
-        lines += [f'**{system}**', '', '| trust | deference | '
-                  + ' | '.join(sets) + ' |', '|--:|--:|' + '---|' * len(sets),
+        lines += [f'**{system}**', '', '| trust | deference | ' + ' | '.join(sets) + ' |', '|--:|--:|' + '---|' * len(sets),
                   '| plain matching, mIoU (%) | | ' + ' | '.join(f'{100 * v:.1f}' for v in sets.values()) + ' |']
         for trust, deference in MIXTURES:
             cells = [f'{100 * gain:+.1f} ({100 * low:+.1f} to {100 * high:+.1f})' for gain, low, high in
@@ -89,12 +88,9 @@ def main() -> None:
         model = create_model(system).eval()
         for name, datasets in opened.items():
             print(f'{system}, {name}', flush=True)
-            rows += [{'system': system, 'set': name, **row}
-                     for row in measure(model, datasets, args.episodes, args.seed)]
-            write_results(args.out, {'benchmark': 'mixtures of learned answer and plain '
-                                     'matching', 'seed': args.seed, 'shots': 1,
-                                     'interval': 'bootstrap over episodes, 1000 resamples, '
-                                     'percentile', 'versions': versions(),
+            rows += [{'system': system, 'set': name, **row} for row in measure(model, datasets, args.episodes, args.seed)]
+            write_results(args.out, {'benchmark': 'mixtures of learned answer and plain matching', 'seed': args.seed, 'shots': 1,
+                                     'interval': 'bootstrap over episodes, 1000 resamples, percentile', 'versions': versions(),
                                      'heads': {s: create_model(s).head_id for s in HEADS}, 'rows': rows}, table(rows))
     print(table(rows))
 

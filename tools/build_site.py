@@ -113,8 +113,7 @@ def relink(site: Site, text: str, page: str) -> str:
         return start + posixpath.relpath(found, posixpath.dirname(place(page)) or ".") + hash_ + anchor
 
     parts = FENCED.split(text)
-    return "".join(part if n % 2 else build_readme.LINK.sub(one, WHOLE_LINK.sub(words, part))
-                   for n, part in enumerate(parts))
+    return "".join(part if n % 2 else build_readme.LINK.sub(one, WHOLE_LINK.sub(words, part)) for n, part in enumerate(parts))
 
 
 def text_page(site: Site, name: str) -> None:
@@ -140,13 +139,11 @@ def folder_page(site: Site, name: str) -> None:
     if site.source / page in site.written:
         return
     site.written.add(site.source / page)
-    files = sorted(p for p in (site.root / name).iterdir() if p.is_file() and p.name[0] not in "._"
-                   and p.name != "index.md")
+    files = sorted(p for p in (site.root / name).iterdir() if p.is_file() and p.name[0] not in "._" and p.name != "index.md")
     texts = [p for p in files if p.suffix == ".md"]
     for p in texts:
         text_page(site, f"{name}/{p.name}")
-    lines = [f"| [{p.name}]({p.name}) | |" if p in texts else f"| {p.name} | {p.stat().st_size / 1e6:.2f} MB |"
-             for p in files]
+    lines = [f"| [{p.name}]({p.name}) | |" if p in texts else f"| {p.name} | {p.stat().st_size / 1e6:.2f} MB |" for p in files]
     title = FOLDERS.get(name, name)
     table = "\n".join(["| file | size |", "|---|---:|", *lines])
     orphan = "" if name in FOLDERS else ORPHAN
@@ -216,8 +213,7 @@ def notebook_pages(site: Site) -> list[str]:
     tutorials = [notebook_page(site, name) for name in names if "/" in name]
     lessons = [notebook_page(site, name) for name in names if "/" not in name]
     if tutorials:
-        lesson_list(site, "tutorials/index.md", "Tutorials", "How to use the package, from the first episode on.",
-                    tutorials)
+        lesson_list(site, "tutorials/index.md", "Tutorials", "How to use the package, from the first episode on.", tutorials)
         entries.append("tutorials/index")
     intro = "In order. Each explains one part of the kit, makes the module of its name, and runs on a laptop."
     lesson_list(site, "notebooks.md", "Notebooks", intro, lessons)
@@ -240,8 +236,7 @@ def module_pages(site: Site) -> list[str]:
         rows.append(f"| [{api_pages.plain(module.name)}]({module.name}.md) | {api_pages.plain(said)} |")
     table = "\n".join(["| module | |", "|---|---|", *rows])
     names = [module.name for module in sorted(modules, key=number)]
-    site.write("api/index.md", f"# Modules\n\nWhat can be imported from `fsskit`, module by "
-               f"module.\n\n{table}\n\n{toctree(names)}")
+    site.write("api/index.md", f"# Modules\n\nWhat can be imported from `fsskit`, module by module.\n\n{table}\n\n{toctree(names)}")
     return ["api/index"]
 
 
@@ -306,19 +301,16 @@ def sphinx(root: Path, source: Path, out: Path, live: Path) -> tuple[int, str]:
     extra = out / "extra"
     shutil.rmtree(extra, ignore_errors=True)
     if live.is_dir():
-        shutil.copytree(live, extra / "_live",
-                        ignore=lambda folder, names: [n for n in names if not n.endswith(".html")])
+        shutil.copytree(live, extra / "_live", ignore=lambda folder, names: [n for n in names if not n.endswith(".html")])
     else:
         extra.mkdir(parents=True)
     name, version = conf.get("lib_name", root.name), conf.get("version", "")
     values = {"project": name, "release": version, "version": version, "html_title": f"{name} {version}".strip(),
               "copyright": conf.get("copyright", ""), "html_extra_path": extra}  # fmt: skip
-    command = [sys.executable, "-m", "sphinx", "-b", "html", "-W", "--keep-going", "-q", "-c", ROOT / "docs", "-d",
-               out / "doctrees"]
+    command = [sys.executable, "-m", "sphinx", "-b", "html", "-W", "--keep-going", "-q", "-c", ROOT / "docs", "-d", out / "doctrees"]
     command += [word for key, value in values.items() for word in ("-D", f"{key}={value}")] + [source, out / "html"]
     env = {**os.environ, "PYTHONWARNINGS": "ignore", "NO_COLOR": "1"}
-    done = subprocess.run([str(word) for word in command], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-                          env=env)
+    done = subprocess.run([str(word) for word in command], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=env)
     return done.returncode, done.stdout
 
 
@@ -362,8 +354,7 @@ def wrong_link(path: Path, tag: str, address: str, pages: dict[Path, Page]) -> s
 def check_links(html: Path) -> list[str]:
     """Everything that is wrong with the links of a built site, one line each; of live pages only that they are there."""
     html, found = html.resolve(), []
-    files = [path for path in sorted(html.rglob("*.html"))
-             if path.relative_to(html).parts[0] not in ("_live", "_static")]
+    files = [path for path in sorted(html.rglob("*.html")) if path.relative_to(html).parts[0] not in ("_live", "_static")]
     pages = {path: Page(path.read_text(encoding="utf-8")) for path in files}
     for path, page in pages.items():
         for tag, address in dict.fromkeys(page.links):
@@ -400,8 +391,7 @@ def main(words: list[str] | None = None) -> int:
 
         make_live_pages.main(out / "live")
     wrong = check_links(out / "html") if given.links else build(ROOT, out)
-    print("\n".join(wrong) or f"{len(list((out / 'html').rglob('*.html')))} pages in {time.perf_counter() - start:.0f} "
-          "s, all links hold")
+    print("\n".join(wrong) or f"{len(list((out / 'html').rglob('*.html')))} pages in {time.perf_counter() - start:.0f} s, all links hold")
     print("" if wrong else f"open {out / 'html' / 'index.html'}")
     return int(bool(wrong))
 

@@ -121,8 +121,7 @@ def unclean(path: Path) -> list[str]:
     for number, cell in enumerate(nb["cells"]):
         if cell.get("execution_count") is not None:
             found.append(f"cell {number}: execution count")
-        if any("application/vnd.jupyter.widget-view+json" in output.get("data", {})
-               for output in cell.get("outputs", [])):
+        if any("application/vnd.jupyter.widget-view+json" in output.get("data", {}) for output in cell.get("outputs", [])):
             found.append(f"cell {number}: a live widget without its model (its picture stays)")
         for text in (t for output in cell.get("outputs", []) for t in output_texts(output)):
             paths = sorted(set(MACHINE_PATH.findall(text)))
@@ -316,11 +315,9 @@ def gate_pytest(root: Path) -> str:
     with tempfile.TemporaryDirectory() as tmp:
         cover, junits = Path(tmp) / "coverage.json", [Path(tmp) / "many.xml", Path(tmp) / "alone.xml"]
         env = {"MPLBACKEND": "Agg", "COVERAGE_FILE": str(Path(tmp) / "coverage"), "TMPDIR": tmp}
-        cores = ["-n", str(min(4, os.cpu_count() or 1)), "--dist", "loadfile", "-m", "not alone", "--cov-report=",
-                 "tests"]
+        cores = ["-n", str(min(4, os.cpu_count() or 1)), "--dist", "loadfile", "-m", "not alone", "--cov-report=", "tests"]
         marked = [p for p in sorted((root / "tests").glob("test_*.py")) if "pytest.mark.alone" in p.read_text("utf-8")]
-        report = ["-m", "alone", "--cov-append", "--cov-report=term:skip-covered", f"--cov-report=json:{cover}",
-                  *marked]
+        report = ["-m", "alone", "--cov-append", "--cov-report=term:skip-covered", f"--cov-report=json:{cover}", *marked]
         what = "tests failed, see above"
         try:
             many = pytest_command(junits[0], *cores)
@@ -488,8 +485,7 @@ def gate_assignments(root: Path) -> str:
 def gate_site(root: Path) -> str:
     """The documentation site is made without a warning, its links hold, and it holds no answer of the assignments."""
     with tempfile.TemporaryDirectory() as tmp:
-        said = run(sys.executable, root / "tools" / "build_site.py", "--out", tmp, cwd=root,
-                   what="the site cannot be made:")
+        said = run(sys.executable, root / "tools" / "build_site.py", "--out", tmp, cwd=root, what="the site cannot be made:")
         run(*course(root), "prove", Path(tmp, "html"), cwd=root, what="the site holds answers of the assignments:")
     return said.splitlines()[-2]
 
@@ -503,8 +499,7 @@ GATES = {  # name: (what it shows, function, what to type when it fails)
     "order": ("a module imports only modules of smaller numbers", gate_order, AGAIN.format("order")),
     "notebooks": ("every notebook runs, offline, in its declared time", gate_notebooks, AGAIN.format("notebooks")),
     "pytest": ("tests, with branch coverage, offline", gate_pytest, AGAIN.format("pytest")),
-    "assignments": ("the grader is right, and the release holds no answer", gate_assignments,
-                    AGAIN.format("assignments")),
+    "assignments": ("the grader is right, and the release holds no answer", gate_assignments, AGAIN.format("assignments")),
     "site": ("the documentation site, made offline, holds no answer", gate_site, AGAIN.format("site")),
     "package": ("sdist and wheel; the wheel, installed alone, works offline", gate_package, AGAIN.format("package")),
 }

@@ -117,8 +117,7 @@ DISTILLATION = [
     Mutant("distillation/loss-l1", "squared or absolute is the same",
            "return F.mse_loss(*align(student, teacher, how))", "return F.l1_loss(*align(student, teacher, how))"),
     Mutant("distillation/teacher-not-detached", "a frozen network lets no gradient through",
-           "@torch.no_grad()\ndef forward(self, images: Tensor) -> Tensor:",
-           "def forward(self, images: Tensor) -> Tensor:"),
+           "@torch.no_grad()\ndef forward(self, images: Tensor) -> Tensor:", "def forward(self, images: Tensor) -> Tensor:"),
     Mutant("distillation/teacher-not-normalised", "SAM takes photos in [0, 1]",
            "maps = self.encoder(imagenet_normalise(square))", "maps = self.encoder(square)"),
     Mutant("distillation/variance-around-one-mean", "R^2 needs one mean for all channels",
@@ -135,8 +134,7 @@ DISTILLATION = [
     Mutant("distillation/norm-behind", "the norm comes behind the MLP",
            "return x + self.mlp(self.norm2(x))", "return x + self.norm2(self.mlp(x))"),
     Mutant("distillation/convolution-with-bias", "a bias in front of a norm does no harm",
-           "return nn.Sequential(nn.Conv2d(cin, cout, kernel, padding=kernel // 2, bias=False), NORMS[norm](cout), "
-           "nn.GELU())",
+           "return nn.Sequential(nn.Conv2d(cin, cout, kernel, padding=kernel // 2, bias=False), NORMS[norm](cout), nn.GELU())",
            "return nn.Sequential(nn.Conv2d(cin, cout, kernel, padding=kernel // 2), NORMS[norm](cout), nn.GELU())"),
     Mutant("distillation/key-without-size", "features do not depend on the input size",
            "about = (pairs.digests[index], network.name, network.weights_id, size and (pairs.layer, size))",
@@ -148,8 +146,7 @@ DISTILLATION = [
            "return tuple((grid >> n) * stride for n in reversed(range(stages)))",
            "return tuple((grid >> n) * stride for n in range(stages))"),
     Mutant("distillation/last-stage-first", "a stage ends when it is the last",
-           "return min(step * stages // max(1, steps), stages - 1)",
-           "return min(step * stages // max(1, steps) + 1, stages - 1)"),
+           "return min(step * stages // max(1, steps), stages - 1)", "return min(step * stages // max(1, steps) + 1, stages - 1)"),
     Mutant("distillation/learns-what-it-is-measured-on", "held-out photos may be learned from",
            "rest = [photo for photo in photos if not any(photo is other for other in held)] or held",
            "rest = list(photos)"),
@@ -163,8 +160,7 @@ VISUAL_PROMPTS = [
            "foreground = torch.where(fullest < .5, foreground / fullest.clamp(min=1e-12), foreground)",
            "foreground = torch.where(fullest < 0, foreground / fullest.clamp(min=1e-12), foreground)"),
     Mutant("visual_prompts/fullest-of-all-photos", "one fullest cell for all photos",
-           "fullest = foreground.flatten(1).amax(1)[:, None, None]",
-           "fullest = foreground.amax().expand(len(foreground))[:, None, None]"),
+           "fullest = foreground.flatten(1).amax(1)[:, None, None]", "fullest = foreground.amax().expand(len(foreground))[:, None, None]"),
     Mutant("visual_prompts/lengths-count", "vectors are pooled as they are",
            "unit = F.normalize(features, dim=2)", "unit = features"),
     Mutant("visual_prompts/wrong-axis", "channels are the second axis of supports",
@@ -188,8 +184,7 @@ VISUAL_PROMPTS = [
     Mutant("visual_prompts/no-gain", "SAM reads rough masks as probabilities",
            "return self.mask_downscaling(self.gain * large)", "return self.mask_downscaling(large)"),
     Mutant("visual_prompts/random-start", "a new branch may start with noise",
-           "for p in self.project.parameters(): nn.init.zeros_(p)",
-           "for p in self.project.parameters(): nn.init.normal_(p)"),
+           "for p in self.project.parameters(): nn.init.zeros_(p)", "for p in self.project.parameters(): nn.init.normal_(p)"),
     Mutant("visual_prompts/4d-replaces-the-rest", "one dense prompt is enough",
            "if generator.correlation is not None: dense = dense + generator.correlation(correlation, grid)",
            "if generator.correlation is not None: dense = generator.correlation(correlation, grid)"),
@@ -203,8 +198,7 @@ VISUAL_PROMPTS = [
 
 MASK_DECODER = [
     Mutant("mask_decoder/corner-of-the-cell", "a cell lies where it begins",
-           "x, y = (2 * (torch.arange(n, device=matrix.device, dtype=matrix.dtype) + .5) / n - 1 for n in "
-           "reversed(grid))",
+           "x, y = (2 * (torch.arange(n, device=matrix.device, dtype=matrix.dtype) + .5) / n - 1 for n in reversed(grid))",
            "x, y = (2 * torch.arange(n, device=matrix.device, dtype=matrix.dtype) / n - 1 for n in reversed(grid))"),
     Mutant("mask_decoder/x-and-y-swapped", "row first, then column",
            "places = torch.stack(torch.broadcast_tensors(x[None, :], y[:, None]), -1)",
@@ -216,18 +210,13 @@ MASK_DECODER = [
            "bias = None if weight is None else weight.log().to(q)[None, None, None]",
            "bias = None if weight is None else weight.to(q)[None, None, None]"),
     Mutant("mask_decoder/heads-mixed", "heads may be split in any order",
-           "q, k, v = (rearrange(project(x), 'b n (heads d) -> b heads n d', heads=attention.num_heads) for "
-           "project, x in",
-           "q, k, v = (rearrange(project(x), 'b n (d heads) -> b heads n d', heads=attention.num_heads) for "
-           "project, x in"),
+           "q, k, v = (rearrange(project(x), 'b n (heads d) -> b heads n d', heads=attention.num_heads) for project, x in",
+           "q, k, v = (rearrange(project(x), 'b n (d heads) -> b heads n d', heads=attention.num_heads) for project, x in"),
     Mutant("mask_decoder/values-with-places", "places belong to the values too",
-           "tokens = layer.norm2(tokens + attend(layer.cross_attn_token_to_image, tokens + start, image + place, "
-           "image))",
-           "tokens = layer.norm2(tokens + attend(layer.cross_attn_token_to_image, tokens + start, image + place, image "
-           "+ place))"),
+           "tokens = layer.norm2(tokens + attend(layer.cross_attn_token_to_image, tokens + start, image + place, image))",
+           "tokens = layer.norm2(tokens + attend(layer.cross_attn_token_to_image, tokens + start, image + place, image + place))"),
     Mutant("mask_decoder/token-residual-forgotten", "attention replaces the tokens",
-           "tokens = layer.norm2(tokens + attend(layer.cross_attn_token_to_image, tokens + start, image + place, "
-           "image))",
+           "tokens = layer.norm2(tokens + attend(layer.cross_attn_token_to_image, tokens + start, image + place, image))",
            "tokens = layer.norm2(attend(layer.cross_attn_token_to_image, tokens + start, image + place, image))"),
     Mutant("mask_decoder/image-hears-all-equally", "weights count among tokens only",
            "looked = attend(layer.cross_attn_image_to_token, image + place, tokens + start, tokens, weight)",
@@ -242,8 +231,7 @@ MASK_DECODER = [
            "which = range(1, net.num_mask_tokens) if multimask else [0]",
            "which = range(1, net.num_mask_tokens) if multimask else [1]"),
     Mutant("mask_decoder/shared-with-the-teacher", "a decoder may be trained where it stands",
-           "return PairedDecoder(copy.deepcopy(sam.mask_decoder), matrix)",
-           "return PairedDecoder(sam.mask_decoder, matrix)"),
+           "return PairedDecoder(copy.deepcopy(sam.mask_decoder), matrix)", "return PairedDecoder(sam.mask_decoder, matrix)"),
 ]
 
 EPISODIC = [
@@ -264,8 +252,7 @@ EPISODIC = [
     Mutant("episodic/dice-of-logits", "logits are chances",
            "chance = scores.sigmoid() * counted", "chance = scores * counted"),
     Mutant("episodic/dice-without-two", "Dice is overlap divided by sizes",
-           "return bce, 1 - (2 * overlap + smooth) / (sizes + smooth)",
-           "return bce, 1 - (overlap + smooth) / (sizes + smooth)"),
+           "return bce, 1 - (2 * overlap + smooth) / (sizes + smooth)", "return bce, 1 - (overlap + smooth) / (sizes + smooth)"),
     Mutant("episodic/aux-counts-whole", "further losses count as much as the first",
            "loss = losses.bce * bce + losses.dice * dice + losses.aux * sum(parts.values())",
            "loss = losses.bce * bce + losses.dice * dice + sum(parts.values())"),
@@ -280,10 +267,8 @@ EPISODIC = [
            "return EpisodeBatch(up(query), up(support), masks[:, :-1], masks[:, -1])",
            "return EpisodeBatch(up(query), up(support), masks[:, 1:], masks[:, 0])"),
     Mutant("episodic/first-shot-only", "the first shot stands for all",
-           "support = [torch.stack([torch.stack([shot.levels[n] for shot in row[:-1]]) for row in rows]) for n in "
-           "numbers]",
-           "support = [torch.stack([torch.stack([row[0].levels[n] for _ in row[:-1]]) for row in rows]) for n in "
-           "numbers]"),
+           "support = [torch.stack([torch.stack([shot.levels[n] for shot in row[:-1]]) for row in rows]) for n in numbers]",
+           "support = [torch.stack([torch.stack([row[0].levels[n] for _ in row[:-1]]) for row in rows]) for n in numbers]"),
     Mutant("episodic/same-episodes-every-step", "a step asks for the first episodes",
            "numbers = team().mine(range(step * task.batch, (step + 1) * task.batch))",
            "numbers = team().mine(range(task.batch))"),
@@ -321,15 +306,11 @@ FS_DINO = [
     Mutant("fs_dino/best-shot", "the best shot decides",
            "return torch.stack(shots).mean(0)", "return torch.stack(shots).amax(0)"),
     Mutant("fs_dino/map-not-centred", "SAM reads masks in [0, 1]",
-           "if prototype: maps.append(2 * prototype_similarity(query, shot_prototypes(support, shares.foreground, "
-           "shots)) - 1)",
-           "if prototype: maps.append(prototype_similarity(query, shot_prototypes(support, shares.foreground, "
-           "shots)))"),
+           "if prototype: maps.append(2 * prototype_similarity(query, shot_prototypes(support, shares.foreground, shots)) - 1)",
+           "if prototype: maps.append(prototype_similarity(query, shot_prototypes(support, shares.foreground, shots)))"),
     Mutant("fs_dino/prototype-of-the-background", "the mask is inverted once too often",
-           "if prototype: maps.append(2 * prototype_similarity(query, shot_prototypes(support, shares.foreground, "
-           "shots)) - 1)",
-           "if prototype: maps.append(2 * prototype_similarity(query, shot_prototypes(support, shares.background, "
-           "shots)) - 1)"),
+           "if prototype: maps.append(2 * prototype_similarity(query, shot_prototypes(support, shares.foreground, shots)) - 1)",
+           "if prototype: maps.append(2 * prototype_similarity(query, shot_prototypes(support, shares.background, shots)) - 1)"),
     Mutant("fs_dino/same-topk-for-every-k", "five cosines are enough for any number of shots",
            "if len(known.foreground): found.append(foreground_minus_background(asked, known, topk * masks.shape[1]))",
            "if len(known.foreground): found.append(foreground_minus_background(asked, known, topk))"),
@@ -342,8 +323,7 @@ FS_DINO = [
            "return self.log_scale.exp() * enlarge(score, correction.shape[-2:]) + self.bias + self.gate * correction",
            "return self.log_scale * enlarge(score, correction.shape[-2:]) + self.bias + self.gate * correction"),
     Mutant("fs_dino/cosines-are-logits", "a difference of cosines is a logit",
-           "return share * learned + (1 - share) * MATCH_SCALE * plain",
-           "return share * learned + (1 - share) * plain"),
+           "return share * learned + (1 - share) * MATCH_SCALE * plain", "return share * learned + (1 - share) * plain"),
     Mutant("fs_dino/trusted-where-decided", "the surer matching is, the more is left to the learned answer",
            "share = trust / (1 + (deference * plain.std((1, 2), correction=0, keepdim=True)) ** 4)",
            "share = trust * (1 - 1 / (1 + (deference * plain.std((1, 2), correction=0, keepdim=True)) ** 4))"),
@@ -351,8 +331,7 @@ FS_DINO = [
            "share = trust / (1 + (deference * plain.std((1, 2), correction=0, keepdim=True)) ** 4)",
            "share = trust / (1 + (deference * plain.std(correction=0)) ** 4)"),
     Mutant("fs_dino/vote-over-all-photos", "the surest place of a batch is that of each photo",
-           "share = votes / votes.amax((1, 2), keepdim=True).clamp(min=1)",
-           "share = votes / votes.amax().clamp(min=1)"),
+           "share = votes / votes.amax((1, 2), keepdim=True).clamp(min=1)", "share = votes / votes.amax().clamp(min=1)"),
     Mutant("fs_dino/vote-by-k", "a vote is divided by the number of shots",
            "share = votes / votes.amax((1, 2), keepdim=True).clamp(min=1)", "share = votes / len(answers)"),
     Mutant("fs_dino/strict-majority", "half of the votes is not enough",
@@ -364,8 +343,7 @@ FS_DINO = [
            "image = model.image(query[model.last]) if 'image' in model.learned else batch.query[len(model.layers)]"),
     Mutant("fs_dino/image-of-the-support", "the decoder draws on the photo with the mask",
            "image = model.image(query[s.early]) if 'image' in model.learned else batch.query[len(model.layers)]",
-           "image = model.image(support[s.early][:, 0]) if 'image' in model.learned else "
-           "batch.support[len(model.layers)][:, 0]"),
+           "image = model.image(support[s.early][:, 0]) if 'image' in model.learned else batch.support[len(model.layers)][:, 0]"),
 ]
 
 PSEUDO_PROMPTS = [
@@ -378,8 +356,7 @@ PSEUDO_PROMPTS = [
            "lengths = means.norm(dim=2)[..., None, None] * query.norm(dim=1)[:, None]",
            "lengths = means.norm(dim=2)[..., None, None]"),
     Mutant("pseudo_prompts/half-precision", "autocast may do the cosines",
-           "with torch.autocast(query.device.type, enabled=False):\nquery, support, masks = query.float(), "
-           "support.float(), masks.float()",
+           "with torch.autocast(query.device.type, enabled=False):\nquery, support, masks = query.float(), support.float(), masks.float()",
            "if True:\n    query, support, masks = query, support.to(query), masks.to(query)"),
     Mutant("pseudo_prompts/min-max-over-the-batch", "one range serves all pictures",
            "return minmax(maps.reshape(-1, *maps.shape[-2:])).view_as(maps)",
@@ -393,17 +370,16 @@ PSEUDO_PROMPTS = [
            "priors = (stretch(prototype_cosines(query, support, part)) for part in (inside, 1 - inside))",
            "priors = (stretch(prototype_cosines(query, support, part)) for part in (inside, inside))"),
     Mutant("pseudo_prompts/background-minus-foreground", "the sign of the contrast does not matter",
-           "contrast = stretch((foreground - background).relu())",
-           "contrast = stretch((background - foreground).relu())"),
+           "contrast = stretch((foreground - background).relu())", "contrast = stretch((background - foreground).relu())"),
     Mutant("pseudo_prompts/no-relu", "the negative part says something too",
            "contrast = stretch((foreground - background).relu())", "contrast = stretch(foreground - background)"),
     Mutant("pseudo_prompts/contrast-not-stretched", "a difference is a prior already",
            "contrast = stretch((foreground - background).relu())", "contrast = (foreground - background).relu()"),
     Mutant("pseudo_prompts/contrast-on-the-grid", "it does not matter whether one enlarges or subtracts first",
-           "foreground, background = (resize(prior, (size, size)) for prior in priors)\ncontrast = stretch((foreground "
-           "- background).relu())",
-           "foreground, background = priors\ncontrast = resize(stretch((foreground - background).relu()), (size, "
-           "size))\nforeground = resize(foreground, (size, size))"),
+           "foreground, background = (resize(prior, (size, size)) for prior in priors)\n"
+           "contrast = stretch((foreground - background).relu())",
+           "foreground, background = priors\ncontrast = resize(stretch((foreground - background).relu()), (size, size))\n"
+           "foreground = resize(foreground, (size, size))"),
     Mutant("pseudo_prompts/priors-swapped", "the strict guess comes first",
            "return PseudoPrompts(vote(foreground, inside), vote(contrast, inside))",
            "return PseudoPrompts(vote(contrast, inside), vote(foreground, inside))"),
@@ -417,8 +393,7 @@ MEMORY_REFINEMENT = [
            "def blend(share: Tensor, new: Tensor, old: Tensor) -> Tensor: return share * new + (1 - share) * old",
            "def blend(share: Tensor, new: Tensor, old: Tensor) -> Tensor: return share * old + (1 - share) * new"),
     Mutant("memory_refinement/either-agrees", "one of two who agree is enough",
-           "agreement = (with_itself + with_support - 1).relu()",
-           "agreement = (with_itself + with_support).clamp(max=1)"),
+           "agreement = (with_itself + with_support - 1).relu()", "agreement = (with_itself + with_support).clamp(max=1)"),
     Mutant("memory_refinement/product", "to agree is to multiply",
            "agreement = (with_itself + with_support - 1).relu()", "agreement = with_itself * with_support"),
     Mutant("memory_refinement/no-relu", "disagreement may be negative",
@@ -435,10 +410,8 @@ MEMORY_REFINEMENT = [
            "return Refined(memory, stretch(blend(agreement, fg_prior, before.prior)), agreement)",
            "return Refined(memory, blend(agreement, fg_prior, before.prior), agreement)"),
     Mutant("memory_refinement/always-from-the-start", "every step starts from the first memory",
-           "for _ in range(steps): found.append(refinement_step(found[-1], fg_memory, fg_prior, with_support, "
-           "version))",
-           "for _ in range(steps): found.append(refinement_step(found[0], fg_memory, fg_prior, with_support, "
-           "version))"),
+           "for _ in range(steps): found.append(refinement_step(found[-1], fg_memory, fg_prior, with_support, version))",
+           "for _ in range(steps): found.append(refinement_step(found[0], fg_memory, fg_prior, with_support, version))"),
     Mutant("memory_refinement/no-gradient", "a refinement needs no gradient",
            "memory = blend(agreement[:, None], fg_memory, before.memory)",
            "memory = blend(agreement[:, None], fg_memory, before.memory).detach()"),
@@ -478,8 +451,7 @@ CALIBRATED_ATTENTION = [
            "return masks if masks.shape[-2:] == size else F.interpolate(masks, size, mode='area')"),
     Mutant("calibrated_attention/values-with-places", "values carry their positions too",
            "(k, start), (v, _) = (read_blocks(x, n, shots, how) for x in (k, attention.v_proj(read.tokens)))",
-           "(k, start), (v, _) = (read_blocks(x, n, shots, how) for x in (k, attention.v_proj(read.tokens + "
-           "read.places)))"),
+           "(k, start), (v, _) = (read_blocks(x, n, shots, how) for x in (k, attention.v_proj(read.tokens + read.places)))"),
     Mutant("calibrated_attention/no-position-at-the-input", "the query's positions come with the keys",
            "x = (curr + .1 * curr_pos).transpose(0, 1)", "x = curr.transpose(0, 1)"),
     Mutant("calibrated_attention/last-rows-lost", "rows fit into one go",
@@ -492,12 +464,10 @@ FSSAM = [
            "memory = encode_memory(sam2, features, prompts.discriminative)",
            "memory = encode_memory(sam2, features, prompts.foreground)"),
     Mutant("fssam/first-step-is-used", "the memory before the refinement is used",
-           "return memory._replace(features=steps[-1].memory), steps",
-           "return memory._replace(features=steps[0].memory), steps"),
+           "return memory._replace(features=steps[-1].memory), steps", "return memory._replace(features=steps[0].memory), steps"),
     Mutant("fssam/memory-of-the-hard-prior", "a prior is a mask",
            "return sam2._encode_new_memory(features.maps, features.sizes, 20 * squares - 10, there, False)[0]",
-           "return sam2._encode_new_memory(features.maps, features.sizes, 20 * (squares > .5).float() - 10, there, "
-           "False)[0]"),
+           "return sam2._encode_new_memory(features.maps, features.sizes, 20 * (squares > .5).float() - 10, there, False)[0]"),
     Mutant("fssam/pseudo-memory-forgotten", "the query reads the supports only",
            "else: fused = recall(sam2, features, [*support.memories, *([memory] if memory else [])])",
            "else: fused = recall(sam2, features, support.memories)"),
@@ -525,8 +495,7 @@ MEMORY = [
            "pointers = pointers.reshape(k, b, pieces, model.mem_dim).permute(0, 2, 1, 3).flatten(0, 1)",
            "pointers = pointers.reshape(k, b, model.mem_dim, pieces).permute(0, 3, 1, 2).flatten(0, 1)"),
     Mutant("memory/gate-always-on", "the object score always has the last word",
-           "return Decoded(torch.where(score[..., None, None] > 0, masks, NO_OBJ_SCORE) if gate else masks, ious, "
-           "score)",
+           "return Decoded(torch.where(score[..., None, None] > 0, masks, NO_OBJ_SCORE) if gate else masks, ious, score)",
            "return Decoded(torch.where(score[..., None, None] > 0, masks, NO_OBJ_SCORE), ious, score)"),
     Mutant("memory/not-normalised", "the image encoder normalises by itself",
            "_, *found = model._prepare_backbone_features(model.forward_image((images - mean) / std))",

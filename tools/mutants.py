@@ -28,8 +28,8 @@ from xml.etree import ElementTree
 ROOT = Path(__file__).resolve().parent.parent
 LIBRARIES = ["torch", "timm", "segment_anything", "sam2.build_sam", "accelerate", "hypothesis", "pytest", "einops"]
 LIBRARIES += ["safetensors.torch", "matplotlib.pyplot", "pycocotools.mask"]  # imported once
-COPIED, LINKED = ("fsskit", "tests", "settings.ini", "setup.py",
-                  "pyproject.toml"), ("weights", "nbs")  # with nbs/ it is a checkout, which ships the weights
+COPIED = ("fsskit", "tests", "settings.ini", "setup.py", "pyproject.toml")
+LINKED = ("weights", "nbs")  # with nbs/ it is a checkout, which ships the weights
 
 
 @dataclass(frozen=True)

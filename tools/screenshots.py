@@ -79,13 +79,11 @@ def main() -> int:
     parser.add_argument('--out', type=Path, default=ROOT / 'nbs' / 'images')
     parser.add_argument('--only', nargs='*', default=(), help='names, such as similarity studio')
     chosen = parser.parse_args()
-    if not (program := find_chromium()):
-        raise SystemExit('screenshots: Chromium is not installed (Debian: apt-get install chromium).')
+    if not (program := find_chromium()): raise SystemExit('screenshots: Chromium is not installed (Debian: apt-get install chromium).')
     with open_browser(program) as browser, tempfile.TemporaryDirectory() as folder:
         for name, (view, place, keys) in views(read_pairs(['face'])[0]).items():
             if chosen.only and name not in chosen.only: continue
-            print(shoot_page(browser, view.to_html(Path(folder) / f'{name}.html'), place, keys,
-                             chosen.out / f'widget_{name}.jpg'))
+            print(shoot_page(browser, view.to_html(Path(folder) / f'{name}.html'), place, keys, chosen.out / f'widget_{name}.jpg'))
         if not chosen.only or 'studio' in chosen.only: print(shoot_studio(browser, chosen.out / 'widget_studio.jpg'))
     return 0
 

@@ -54,8 +54,7 @@ COLUMNS = (
     Column("asserted", "code cells with an assertion", percent, lambda share: share >= 0.25, "at least 25 %"),
     Column("longest", "longest cell (lines)", str, lambda n: n <= 25, "at most 25"),
     Column("megabytes", "pictures (MB)", "{:.2f}".format, lambda n: n <= 1, "at most 1"),
-    Column("declared", "declared (s)", str, lambda n: n is not None and n <= runner.LONGEST,
-           f"at most {runner.LONGEST}"),
+    Column("declared", "declared (s)", str, lambda n: n is not None and n <= runner.LONGEST, f"at most {runner.LONGEST}"),
     Column("measured", "measured (s)", lambda n: "" if n is None else f"{n:.1f}"),
 )
 
@@ -140,8 +139,7 @@ def table(rows: dict[str, dict[str, Any]]) -> str:
 
 def summary(rows: dict[str, dict[str, Any]]) -> str:
     """What the table says, in a few sentences."""
-    sums = {key: sum(row[key] or 0 for row in rows.values())
-            for key in ("cells", "words", "pictures", "megabytes", "declared")}
+    sums = {key: sum(row[key] or 0 for row in rows.values()) for key in ("cells", "words", "pictures", "megabytes", "declared")}
     missing = {name: found for name, row in rows.items() if (found := misses(row))}
     verdict = "All meet every target." if not missing else f"{len(missing)} miss a target (bold)."
     timed = [row["measured"] for row in rows.values() if row["measured"] is not None]

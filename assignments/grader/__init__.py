@@ -124,8 +124,7 @@ def _same_scalar(got: Any, want: Any, tol: float) -> None:
     _require(isinstance(got, (bool, int, float)), "wrong type")
     _require(_family(got) == _family(want) or (_family(got), _family(want)) == ("whole", "fraction"), "wrong type")
     if _family(want) == "fraction":
-        return _same_tensor(torch.tensor(float(got), dtype=torch.float64),
-                            torch.tensor(float(want), dtype=torch.float64), tol)
+        return _same_tensor(torch.tensor(float(got), dtype=torch.float64), torch.tensor(float(want), dtype=torch.float64), tol)
     _require(got == want, "values differ")
 
 

@@ -82,8 +82,7 @@ class ProblemSet:
 
     def fingerprint(self) -> str:
         """Of everything that decides about marks."""
-        files = (self.folder / "checks.py", self.folder / f"{self.name}.ipynb",
-                 *sorted(Path(__file__).parent.glob("*.py")))
+        files = (self.folder / "checks.py", self.folder / f"{self.name}.ipynb", *sorted(Path(__file__).parent.glob("*.py")))
         return hashlib.sha256(b"\0".join(path.read_bytes() for path in files)).hexdigest()
 
 
@@ -448,8 +447,7 @@ class Judge:
             self._note(name, block, result["notes"])
             rows = self._run(name, self._parts(name, block, blocks), result)
         got = sum(points for _, points, _, _ in rows)
-        result["questions"][name] = {"function": question.function, "points": got, "of": question.points,
-                                     "checks": rows}
+        result["questions"][name] = {"function": question.function, "points": got, "of": question.points, "checks": rows}
 
     @staticmethod
     def _note(name: str, block: coursework.Block, notes: list) -> None:

@@ -186,8 +186,7 @@ def write_tables(problem_set: ProblemSet, results: list[dict], out: Path) -> Non
     board = sorted((r for r in results if r["board"]), key=lambda r: -r["board"].get("miou", 0))
     if board:
         columns = sorted({key for r in board for key in r["board"]})
-        _csv(out / "leaderboard.csv", ["student", *columns],
-             ([r["student"], *map(r["board"].get, columns)] for r in board))
+        _csv(out / "leaderboard.csv", ["student", *columns], ([r["student"], *map(r["board"].get, columns)] for r in board))
     for result in results:
         _write(out / "feedback" / result["student"] / f"{name}.md", feedback(problem_set, result))
 

@@ -126,8 +126,7 @@ def _run_faults(name: str, text: str) -> list[str]:
         path.write_text(text, "utf-8")
         report = coursework.check_notebook(path, progress=False)
     wrong = [row for row in report.rows if not row.why.startswith("NotImplementedError")]
-    faults = [f"{name} {row.question}: the stub gives {row.why or 'a pass'!r}, not NotImplementedError"
-              for row in wrong]
+    faults = [f"{name} {row.question}: the stub gives {row.why or 'a pass'!r}, not NotImplementedError" for row in wrong]
     return faults + [f"{name}: {warning}" for warning in report.warnings]
 
 

@@ -55,8 +55,7 @@ def set_faults(problem_set: ProblemSet) -> list[str]:
     """What a set's points, cells and wrong solutions lack, found without running anything."""
     asked = problem_set.questions
     faults = [] if sum(q.points for q in asked.values()) == 100 else ["the points of its exercises do not sum to 100"]
-    faults += [f"check {c.name} is for {c.question}, which is no exercise" for c in problem_set.checks
-               if c.question not in asked]
+    faults += [f"check {c.name} is for {c.question}, which is no exercise" for c in problem_set.checks if c.question not in asked]
     for name, question in asked.items():
         faults += [f"{name}: {fault}" for fault in _question_faults(problem_set, name, question)]
     return [f"{problem_set.name}: {fault}" for fault in faults]
@@ -179,20 +178,17 @@ def hostile_cases(maker: Maker) -> Iterator[Case]:
     yield case("syntax error", f"def {maker.function}(:\n    return 1", "raised SyntaxError at line 1 of your cell")
     yield case("endless loop", maker.body("while True:", "    pass"), "time limit", HURRY)
     yield case("endless loop in the cell", reference + "\nwhile True:\n    pass", "time limit", HURRY)
-    yield case("memory hog", maker.body("hoard = []", "while True: hoard.append(bytearray(b'x') * 60_000_000)"),
-               "memory limit")
+    yield case("memory hog", maker.body("hoard = []", "while True: hoard.append(bytearray(b'x') * 60_000_000)"), "memory limit")
     yield case("output flood", maker.body("while True: print('x' * 10_000)"), "output limit")
     yield case("leaves the process", maker.body("import os", "os._exit(0)"), "the process ended")
-    yield case("ends its parent", maker.body("import os", "os.kill(os.getppid(), 9)", "os._exit(0)"),
-               "the process ended")
+    yield case("ends its parent", maker.body("import os", "os.kill(os.getppid(), 9)", "os._exit(0)"), "the process ended")
 
 
 def wrong_cases(maker: Maker, quick: bool) -> Iterator[Case]:
     for question in maker.full:
         listed = wrong_solutions(maker.set.folder, question)
         for wrong in listed[:2] if quick else listed:
-            yield Case(f"{question} {wrong.name}", maker.solved(**{question: wrong.source}),
-                       maker.lost(question, wrong.kept))
+            yield Case(f"{question} {wrong.name}", maker.solved(**{question: wrong.source}), maker.lost(question, wrong.kept))
 
 
 # ---- the run -------------------------------------------------------------------------------------------------------
@@ -206,8 +202,7 @@ def mark_case(judge: Judge, case: Case) -> list[str]:
         path.write_text(case.text, "utf-8")
         result = judge.mark(path)
     marks = {name: row["points"] for name, row in result["questions"].items()}
-    faults = [f"{name} has {marks[name]} points, not {want}" for name, want in case.marks.items()
-              if marks[name] != want]
+    faults = [f"{name} has {marks[name]} points, not {want}" for name, want in case.marks.items() if marks[name] != want]
     said = next(iter(result["questions"].values()))["checks"][0][3]
     if not said.startswith(case.reason):
         faults.append(f"the first check says {said!r}, not {case.reason!r}")
@@ -216,8 +211,7 @@ def mark_case(judge: Judge, case: Case) -> list[str]:
     secret = release.secret_lines(judge.set.folder)
     faults += [f"the feedback holds {leak}" for leak in release.leaks(secret, feedback(judge.set, result))]
     wrong = [f"{name}: {row['checks']}" for name, row in result["questions"].items() if marks[name] != case.marks[name]]
-    return [f"{judge.set.name} {case.name}: {fault}" for fault in faults
-            + (wrong + result["trouble"] if faults else [])]
+    return [f"{judge.set.name} {case.name}: {fault}" for fault in faults + (wrong + result["trouble"] if faults else [])]
 
 
 def test_set(folder: Path, secret: bytes, quick: bool = False, progress: bool = True) -> tuple[int, list[str]]:

@@ -64,8 +64,7 @@ def partition(student, rng):
 @check('q1', points=3, title='Among equal classes and equal folds the smaller number comes first')
 def ties(student, rng):
     n_folds, each, photos = whole(rng, 2, 5), whole(rng, 3, 5), whole(rng, 10, 99)
-    same(student([photos] * (n_folds * each), n_folds), [list(range(f, n_folds * each, n_folds))
-                                                         for f in range(n_folds)])
+    same(student([photos] * (n_folds * each), n_folds), [list(range(f, n_folds * each, n_folds)) for f in range(n_folds)])
 
 
 @check('q1', points=3, title='More photos of every class change nothing, and the list stays as it is')
