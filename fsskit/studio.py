@@ -129,7 +129,7 @@ def run_desk(
 ) -> list[Prediction]:  # one for each query
     "Show the support to a model and ask it about the queries."
     if not desk.support: raise FSSKitError('No photo is marked: add photos, and paint the object on at least one.')
-    if not desk.queries: raise FSSKitError('All photos are marked: add one without a mark, to be segmented.')
+    if not desk.queries: raise FSSKitError('All photos are marked, none is left to segment: add one that is unmarked.')
     if not desk.model or desk.model[0] != (model, backbone):
         desk.model = (model, backbone), create_model(model, backbone,
                                                      'embedded' if backbone in ('embedded', 'rgb') else 'hub')
