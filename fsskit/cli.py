@@ -11,12 +11,12 @@ __all__ = ['app', 'STATE', 'Model', 'BackboneName', 'Weights', 'MaskEncoding', '
            'ValidateEvery', 'Patience', 'Pictures', 'Close', 'Lessons', 'FrameSize', 'Films', 'Rate', 'StudentLayer',
            'TeacherName', 'TeacherWeights', 'Views', 'ViewsAStep', 'Learner', 'Variant', 'Questions', 'TrainShots',
            'Collages', 'PeakRate', 'LadderName', 'LadderOut', 'TestData', 'TrainOn', 'Folds', 'Seeds', 'SeveralShots',
-           'RowNames', 'RowSteps', 'RowMinutes', 'TestEpisodes', 'TestLeast', 'TestPhotos', 'say', 'plain_errors',
-           'report', 'show_version', 'options', 'model_settings', 'make_model', 'result_names', 'safe_path',
-           'write_prediction', 'print_table', 'write_table', 'segment', 'read_part', 'feature_cache', 'print_result',
-           'evaluate', 'write_list', 'compare', 'merge', 'splits', 'split_photos', 'models', 'backbones', 'datasets',
-           'fetch', 'require', 'train_encoder', 'train_sam', 'train_sam2', 'distill', 'train', 'learner_of', 'numbers',
-           'ladder', 'benchmark', 'studio', 'check', 'main']
+           'RowNames', 'RowSteps', 'RowMinutes', 'TestEpisodes', 'TestLeast', 'TestPhotos', 'CacheSize', 'say',
+           'plain_errors', 'report', 'show_version', 'options', 'model_settings', 'make_model', 'result_names',
+           'safe_path', 'write_prediction', 'print_table', 'write_table', 'segment', 'read_part', 'feature_cache',
+           'print_result', 'evaluate', 'write_list', 'compare', 'merge', 'splits', 'split_photos', 'models',
+           'backbones', 'datasets', 'fetch', 'require', 'train_encoder', 'train_sam', 'train_sam2', 'distill', 'train',
+           'learner_of', 'numbers', 'ladder', 'benchmark', 'studio', 'check', 'main']
 
 # %% ../nbs/98_cli.ipynb #7f905328
 import functools
@@ -601,6 +601,7 @@ RowMinutes = Annotated[float, typer.Option('--minutes', help='The most that a tr
 TestEpisodes = Annotated[int, typer.Option('--episodes', help='Of each test.')]
 TestLeast = Annotated[int, typer.Option('--min-photos', help='Photos that a class of the test must have.')]
 TestPhotos = Annotated[Optional[Path], typer.Option('--only', help='List of photos that the test may use, one a line.')]
+CacheSize = Annotated[float, typer.Option('--cache-gb', min=0, help='How large the features in --out may grow.')]
 
 # %% ../nbs/98_cli.ipynb #b8650388
 def numbers(
@@ -622,7 +623,8 @@ def ladder(
     batch: Questions = 4, lr: PeakRate = None, episodes: TestEpisodes = 200, min_photos: TestLeast = 6,
     only: TestPhotos = None, exclude: Exclude = None, smallworld: CutoutWorld = 2,
     collages: Collages = .5, backbone: BackboneName = 'embedded',
-    weights: Weights = 'embedded', option: Settings = None, threads: Threads = None, progress: Progress = True,
+    weights: Weights = 'embedded', option: Settings = None, cache_gb: CacheSize = 8., threads: Threads = None,
+    progress: Progress = True,
 ) -> None:
     "Train and measure the rows of a paper's ablation; write results, table and picture."
     require({'--out': out}, f'fsskit ladder {name} --out FOLDER')
@@ -634,7 +636,7 @@ def ladder(
                               backbone, None if weights == 'random' else weights, model_settings(option))
     chosen = [row.strip() for row in rows.split(',') if row.strip()] or None
     report = ladders.run_ladder(name, out, plan, numbers(folds, '--folds'), numbers(seeds, '--seeds'),
-                                numbers(shots, '--shots'), chosen, threads=threads, progress=progress)
+                                numbers(shots, '--shots'), chosen, cache_gb, threads, progress)
     typer.echo(ladders.ladder_markdown(report))
     say(f'results.json, results.md, results.png and results.svg are in {out}')
 

@@ -534,6 +534,9 @@ def ladder_report(
             'pairs_in_order': {str(k): pairs_in_order(rows, k) for k in shots}}
 
 # %% ../nbs/90_ladder.ipynb #5bba3d8b
+def _shots(k: int) -> str: return f"{k} shot{'s' * (k > 1)}"
+
+
 def _points(values: Optional[Sequence[float]], sign: str = '') -> str:
     "Fractions as per cent: a value, and the ends of its interval."
     if values is None: return ''
@@ -544,7 +547,7 @@ def _points(values: Optional[Sequence[float]], sign: str = '') -> str:
 def _first_table(report: Mapping[str, Any]) -> list[str]:
     "The rows with their figures."
     shots, lines = report['shots'], []
-    lines += [f"| row | what | trained | paper | {' | '.join(f'ours, {k} shot(s)' for k in shots)} | cells |",
+    lines += [f"| row | what | trained | paper | {' | '.join(f'ours, {_shots(k)}' for k in shots)} | cells |",
               '|---|---|---|--:|' + '---|' * len(shots) + '--:|']
     for row in report['rows']:
         figures = [row['shots'].get(str(k)) for k in shots]
@@ -562,7 +565,7 @@ def _step_table(report: Mapping[str, Any]) -> list[str]:
     "The differences."
     shots, lines = report['shots'], []
     for k in shots:
-        lines += ['', f'**{k} shot(s).** Differences in points of mIoU with 95 % intervals, same episodes.', '',
+        lines += ['', f'**{_shots(k)}.** Differences in points of mIoU with 95 % intervals, same episodes.', '',
                   '| row | compared with | paper | ours | how it came out | over the best training-free row |',
                   '|---|---|--:|---|---|---|']
         for row in report['rows']:
@@ -604,7 +607,7 @@ def _draw_ours(ax, report: Mapping[str, Any]) -> None:
             if (f := row['shots'].get(str(k))) is None: continue
             at, colour = y + .3 * (n - (len(shots) - 1) / 2), SHOT_COLOURS[n % 3]
             arms = [[100 * abs(end - f['miou'])] for end in f['ci95']]
-            ax.errorbar(100 * f['miou'], at, xerr=arms, fmt='o', color=colour, capsize=3, label=f'{k} shot(s)')
+            ax.errorbar(100 * f['miou'], at, xerr=arms, fmt='o', color=colour, capsize=3, label=_shots(k))
             ax.plot([100 * c['miou'] for c in f['cells']], [at] * len(f['cells']), '|', color=colour, alpha=.7, ms=7)
     handles = dict(zip(*ax.get_legend_handles_labels()[::-1]))
     if handles:
@@ -617,7 +620,7 @@ def _draw_paper(ax, known: Sequence[tuple[int, float]], benchmark: str) -> None:
     "The paper's numbers, each in the line of its row."
     ax.plot([value for _, value in known], [y for y, _ in known], 'D', color='#555555')
     for y, value in known: ax.annotate(f'{value:.1f}', (value, y), (6, -4), textcoords='offset points', fontsize=9)
-    ax.margins(x=.25)
+    ax.margins(x=.35)
     ax.set(xlabel='mIoU in %', title=f"the paper's:\n{benchmark}")
     ax.grid(axis='x', alpha=.3)
 

@@ -3,6 +3,7 @@ import csv
 import json
 import subprocess
 import sys
+from inspect import signature
 import numpy as np
 import pytest
 from PIL import Image
@@ -509,12 +510,12 @@ def ladder_spy(monkeypatch, *words):
 
 
 def test_ladder_defaults_are_the_librarys(monkeypatch):
-    from fsskit.ladder import LadderPlan
+    from fsskit.ladder import LadderPlan, run_ladder
     seen, result = ladder_spy(monkeypatch, 'fs_dino', '--out', 'o')
-    name, out, plan, folds, seeds, shots, rows = seen.pop('args')
-    assert (name, str(out), plan, folds, seeds, shots, rows) == ('fs_dino', 'o', LadderPlan(), [0, 1], [0, 1], [1, 5],
-                                                                 None)
-    assert seen == {'threads': None, 'progress': True}
+    name, out, plan, *others = seen.pop('args')
+    assert (name, str(out), plan) == ('fs_dino', 'o', LadderPlan())
+    defaults = {name: p.default for name, p in signature(run_ladder).parameters.items() if p.default is not p.empty}
+    assert seen == {} and others == [list(v) if isinstance(v, tuple) else v for v in list(defaults.values())[1:]]
     assert result.stdout == "{'a': 'report'} in words\n"
     assert 'are in o' in result.stderr
 
@@ -525,13 +526,12 @@ def test_ladder_options_arrive(monkeypatch):
     words = ('fssam --out o --data coco:a --train coco:b --train smallworld --folds 3 --seeds 1,2 '
              '--shots 5 --rows all,sam2 --steps 7 --minutes 2 --batch 3 '
              '--lr .01 --episodes 9 --min-photos 8 --only h --exclude e --smallworld 0 --collages .25 --backbone b '
-             '--weights random --option sam2=x --threads 1 --no-progress')
+             '--weights random --option sam2=x --cache-gb 2.5 --threads 1 --no-progress')
     seen, result = ladder_spy(monkeypatch, *words.split())
     assert result.exit_code == 0, result.stderr
     data = DataPlan(('coco:b', 'smallworld'), exclude='e', smallworld=0, collages=.25, keep=True)
     plan = LadderPlan('coco:a', data, 7, 2., 3, .01, 9, 8, 'h', 'b', None, {'sam2': 'x'})
-    assert seen['args'][2:] == (plan, [3], [1, 2], [5], ['all', 'sam2'])
-    assert (seen['threads'], seen['progress']) == (1, False)
+    assert seen['args'][2:] == (plan, [3], [1, 2], [5], ['all', 'sam2'], 2.5, 1, False)
 
 
 def test_a_ladder_of_training_free_rows(tmp_path):

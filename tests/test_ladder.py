@@ -218,7 +218,7 @@ def test_table_and_figure(tmp_path):
     first = report['rows'][0]['shots']['1']
     low, high = (f'{100 * v:.1f}' for v in first['ci95'])
     assert f"{100 * first['miou']:.1f} [{low}, {high}]" in text and '7 steps, 1.3 min' in text and '| no |' in text
-    for words in ('# Ladder of x', 'BENCH (SOURCE)', 'toys', 'the other way round', '**5 shot(s).**',
+    for words in ('# Ladder of x', 'BENCH (SOURCE)', 'toys', 'the other way round', '**5 shots.**',
                   '0 of 1 pairs of rows', 'training-free row: c'):
         assert words in text
     assert set(rows) >= {'a', 'b', 'c', 'd'}
@@ -229,7 +229,7 @@ def test_table_and_figure(tmp_path):
     assert [t.get_text() for t in left.get_yticklabels()] == ['a', 'b', 'c (no training)', 'd']
     assert 'BENCH' in right.get_title()
     assert right.lines[0].get_xdata().tolist() == [50, 60, 70] and right.lines[0].get_ydata().tolist() == [0, 1, 3]
-    assert [t.get_text() for t in left.get_legend().get_texts()] == ['1 shot(s)', '5 shot(s)']
+    assert [t.get_text() for t in left.get_legend().get_texts()] == ['1 shot', '5 shots']
 
 
 def test_an_empty_ladder_has_a_report_too(tmp_path):
