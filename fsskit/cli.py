@@ -617,12 +617,11 @@ def numbers(
 @app.command()
 @plain_errors
 def ladder(
-    name: LadderName, out: LadderOut = None, data: TestData = 'smallworld',
-    train: TrainOn = None, folds: Folds = '0,1', seeds: Seeds = '0,1',
-    shots: SeveralShots = '1,5', rows: RowNames = '', steps: RowSteps = 600, minutes: RowMinutes = 4.,
-    batch: Questions = 4, lr: PeakRate = None, episodes: TestEpisodes = 200, min_photos: TestLeast = 6,
-    only: TestPhotos = None, exclude: Exclude = None, smallworld: CutoutWorld = 2,
-    collages: Collages = .5, backbone: BackboneName = 'embedded',
+    name: LadderName, out: LadderOut = None, data: TestData = 'smallworld', train: TrainOn = None,
+    folds: Folds = '0,1', seeds: Seeds = '0,1', shots: SeveralShots = '1,5', rows: RowNames = '',
+    steps: RowSteps = 600, minutes: RowMinutes = 4., batch: Questions = 4, lr: PeakRate = None,
+    episodes: TestEpisodes = 200, min_photos: TestLeast = 6, only: TestPhotos = None, exclude: Exclude = None,
+    smallworld: CutoutWorld = 2, collages: Collages = .5, backbone: BackboneName = 'embedded',
     weights: Weights = 'embedded', option: Settings = None, cache_gb: CacheSize = 8., threads: Threads = None,
     progress: Progress = True,
 ) -> None:

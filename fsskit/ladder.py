@@ -555,9 +555,8 @@ def _first_table(report: Mapping[str, Any]) -> list[str]:
         spent = max((t['minutes'] for t in row['trainings']), default=0)
         steps = '/'.join(sorted({str(t['steps']) for t in row['trainings']}))
         how = f'{steps} steps, {spent:.1f} min' if row['trainings'] else ('' if row['trained'] else 'no')
-        count = max((len(f['cells']) for f in figures if f), default=0)
-        lines.append(f"| {row['name']} | {row['what']} | {how} | {row['paper'] or ''} | {' | '.join(cells)} | "
-                     f"{count} |")
+        many = max((len(f['cells']) for f in figures if f), default=0)
+        lines.append(f"| {row['name']} | {row['what']} | {how} | {row['paper'] or ''} | {' | '.join(cells)} | {many} |")
     return lines
 
 # %% ../nbs/90_ladder.ipynb #7fe66316

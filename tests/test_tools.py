@@ -403,6 +403,8 @@ def fake_env(tree, monkeypatch):
     monkeypatch.setattr(environments, "usable", lambda folder: folder.exists())
 
     def venv(command, **kwargs):
+        if "compileall" in command:
+            return calls.append("compile")
         calls.append("venv")
         python = environments.python_of(Path(command[-1]))
         python.parent.mkdir(parents=True, exist_ok=True)
@@ -418,6 +420,7 @@ def test_an_environment_is_made_once_and_again_when_the_requirements_change(fake
     assert calls[0] == "venv" and "--editable" in calls[-1]
     torch_first, rest = (next(n for n, c in enumerate(calls) if word in c) for word in ("torch", "sam2"))
     assert torch_first < rest and "--no-build-isolation" in calls[rest] and "sam2" not in calls[torch_first]
+    assert rest < calls.index("compile")
     calls.clear()
     environments.make("dev", tree)
     assert calls == []
@@ -435,6 +438,7 @@ def test_the_wheel_environment_starts_empty_when_requirements_change_and_has_no_
     tree, calls = fake_env
     environments.make("wheel", tree)
     assert not any(re.search(r"\b(nbdev|pytest|scikit-image)\b", call) for call in calls)
+    assert "compile" not in calls
     calls.clear()
     ini = tree / "settings.ini"
     ini.write_text(ini.read_text().replace("hypothesis", "hypothesis pandas"))  # a development package
@@ -483,6 +487,22 @@ def test_keep_going_and_only(gates, capsys):
     check.COUNTS.update(passed=0, failed=0)
     assert check.main(["--only", "last,good"]) == 0
     assert capsys.readouterr().out.splitlines()[-1] == "fsskit: 2 passed, 0 failed, 0 skipped"
+
+
+def test_gates_at_the_same_time(gates, monkeypatch, tmp_path, capsys):
+    script = tmp_path / "gate.py"
+    script.write_text("import sys; n = sys.argv[2]; print(f'=== {n}\\nseen\\n\\ntotal 1 s\\nsum'); sys.exit(n == 'bad')")
+    monkeypatch.setattr(check, "__file__", str(script))
+    monkeypatch.setattr(check, "TOGETHER", ("bad", "last"))
+    assert check.main([]) == 1
+    lines = capsys.readouterr().out.splitlines()
+    assert "=== good: g" in lines[1]
+    assert lines[3:5] == ["", "at the same time: bad, last"]
+    assert sorted(lines[5:9]) == ["=== bad", "=== last", "seen", "seen"]
+    assert lines[-1] == "fsskit: 2 passed, 1 failed, 0 skipped"
+    script.write_text("raise ValueError('broken')")
+    assert check.main(["--only", "bad,last"]) == 1
+    assert capsys.readouterr().out.count("ValueError: broken") == 2
 
 
 def test_an_unknown_gate_is_refused(gates, capsys):

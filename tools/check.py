@@ -3,7 +3,8 @@
     .venv/bin/python tools/check.py [--only GATE[,GATE]] [--keep-going] [--list]
 
 Each gate prints a header, what it found and its seconds; one that fails says in one line what to type. The run stops at
-the first failure unless --keep-going is given. The last line counts pytest's tests and the gates together.
+the first failure unless --keep-going is given; the gates in TOGETHER come last, at the same time, since none of them keeps
+two cores busy. The last line counts pytest's tests and the gates together.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import tarfile
 import tempfile
 import time
 import zipfile
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from email.parser import Parser
 from pathlib import Path
@@ -503,6 +505,7 @@ GATES = {  # name: (what it shows, function, what to type when it fails)
     "site": ("the documentation site, made offline, holds no answer", gate_site, AGAIN.format("site")),
     "package": ("sdist and wheel; the wheel, installed alone, works offline", gate_package, AGAIN.format("package")),
 }
+TOGETHER = ("assignments", "site", "package")
 
 
 def pass_gate(name: str, root: Path = ROOT) -> bool:
@@ -519,6 +522,26 @@ def pass_gate(name: str, root: Path = ROOT) -> bool:
     return good
 
 
+def in_own_process(name: str) -> tuple[str, bool]:
+    """A gate's report, without the summary of its process, and whether it passed."""
+    command = [sys.executable, __file__, "--only", name]
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    return done.stdout.rpartition("\ntotal ")[0] or done.stdout, done.returncode == 0
+
+
+def pass_together(names: list[str]) -> bool:
+    """Run gates at the same time; each report is printed when it is whole."""
+    print(f"\nat the same time: {', '.join(names)}", flush=True)
+    with ThreadPoolExecutor(len(names)) as pool:
+        good = []
+        for done in as_completed([pool.submit(in_own_process, name) for name in names]):
+            report, passed = done.result()
+            print(report, end="", flush=True)
+            COUNTS["passed" if passed else "failed"] += 1
+            good.append(passed)
+    return all(good)
+
+
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", help="gates to run, separated by commas", default=",".join(GATES))
@@ -532,10 +555,12 @@ def main(arguments: list[str] | None = None) -> int:
         print("\n".join(f"{name:10s} {GATES[name][0]}" for name in GATES))
         return 0
     started = time.perf_counter()
-    for name in names:
-        if not pass_gate(name) and not args.keep_going:
-            rest = names[names.index(name) + 1 :]
-            print(f"stopped; not run: {', '.join(rest) or 'none'} (ARGS=--keep-going runs all)")
+    together = [name for name in names if name in TOGETHER]
+    steps = [[name] for name in names if name not in together] + [together] * bool(together)
+    for number, step in enumerate(steps, 1):
+        good = pass_gate(*step) if len(step) == 1 else pass_together(step)
+        if not good and not args.keep_going:
+            print(f"stopped; not run: {', '.join(sum(steps[number:], [])) or 'none'} (ARGS=--keep-going runs all)")
             break
     print(f"\ntotal {time.perf_counter() - started:.0f} s")
     print(f"fsskit: {COUNTS['passed']} passed, {COUNTS['failed']} failed, {COUNTS['skipped']} skipped", flush=True)

@@ -102,6 +102,12 @@ def install(folder: Path, wanted: list[str], *options: str) -> None:
     pip(folder, "check")
 
 
+def compile_all(folder: Path) -> None:
+    """Bytecode of all packages, in one process a core (pip uses one); what is no Python of today stays as it is."""
+    say("compiling")
+    subprocess.run([python_of(folder), "-m", "compileall", "-qq", "-j", "0", folder])
+
+
 def make(kind: str, root: Path = ROOT) -> Path:
     """The environment's folder, made or brought up to date where its stamp says so."""
     folder, fresh, started = root / FOLDERS[kind], want(kind, root), time.perf_counter()
@@ -116,9 +122,11 @@ def make(kind: str, root: Path = ROOT) -> Path:
         subprocess.run([getattr(sys, "_base_executable", sys.executable), "-m", "venv", "--clear", folder], check=True)
         have = {}
     if have.get("requirements") != fresh["requirements"]:
-        # a minute less for .venv-wheel, from which little is imported, and once; .venv must be compiled, for where
+        install(folder, requirements(kind, root), "--no-compile")
+        # not for .venv-wheel, from which little is imported, and once; .venv must be compiled, for where
         # PYTHONDONTWRITEBYTECODE is set every kernel would compile torch anew
-        install(folder, requirements(kind, root), *["--no-compile"] * (kind == "wheel"))
+        if kind == "dev":
+            compile_all(folder)
     if kind == "dev":
         pip(folder, "install", "-qq", "--no-build-isolation", "--no-deps", "--editable", str(root))
     file.write_text(json.dumps(fresh, indent=1) + "\n")
