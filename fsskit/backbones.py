@@ -15,13 +15,11 @@ from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
-import timm
 import torch
 import torch.nn.functional as F
 from einops import rearrange
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
-from timm.models import eva, vision_transformer
 from torch import nn, Tensor
 
 from .embedded import EmbeddedViT, LEARNED_LAYERS, block_attention, forward_blocks
@@ -142,7 +140,7 @@ def dinov2_positions(
 
 # %% ../nbs/25_backbones.ipynb #cdf4f943
 def vit_tokens(
-    net: vision_transformer.VisionTransformer,  # a timm vision transformer with a position table
+    net: nn.Module,  # a timm `VisionTransformer` with a position table
     images: Tensor,  # normalised, (B, 3, H, W), sides are multiples of the patch
     positions: Callable[[Tensor, tuple[int, int]], Tensor] = dinov2_positions,  # (table, grid) -> (1, h * w, C)
 ) -> tuple[Tensor, tuple[int, int]]:  # (B, N, C) tokens before the first block, and the grid (h, w)
@@ -221,7 +219,7 @@ def _timm_attention(backbone: TimmBackbone, images: Tensor, layer: int) -> tuple
 # %% ../nbs/25_backbones.ipynb #cfc9f07d
 class ViTBackbone(TimmBackbone):
     "DINOv2: maps after chosen blocks, final norm applied, prefix tokens dropped; DINOv2's own positions."
-    def __init__(self, net: vision_transformer.VisionTransformer, positions: Callable = dinov2_positions):
+    def __init__(self, net: nn.Module, positions: Callable = dinov2_positions):  # net: as of `vit_tokens`
         super().__init__(net)
         self.positions = positions
 
@@ -320,13 +318,21 @@ def _same_grid(net: nn.Module, state: dict[str, Tensor]) -> bool:
     return (patch is None or patch.shape == net.patch_embed.proj.weight.shape) and rows == ('register_tokens' in state)
 
 
+def _converted(net: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor]:
+    "The state as timm's converter for the architecture gives it, if there is one that need not resample."
+    from timm.models import eva, vision_transformer
+    kinds = {vision_transformer.VisionTransformer: vision_transformer, eva.Eva: eva}
+    module = next((m for kind, m in kinds.items() if isinstance(net, kind)), None)
+    if module and _same_grid(net, state):
+        with contextlib.suppress(KeyError, AttributeError, RuntimeError), contextlib.redirect_stdout(io.StringIO()):
+            return module.checkpoint_filter_fn(dict(state), net)
+    return state
+
+
 def _timm_names(net: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor]:
     "The state under timm's names, without the parts that a frozen encoder does not use."
-    own, kinds = net.state_dict(), {vision_transformer.VisionTransformer: vision_transformer, eva.Eva: eva}
-    module = next((m for kind, m in kinds.items() if isinstance(net, kind)), None)
-    if module and not own.keys() <= state.keys() and _same_grid(net, state):
-        with contextlib.suppress(KeyError, AttributeError, RuntimeError), contextlib.redirect_stdout(io.StringIO()):
-            state = module.checkpoint_filter_fn(dict(state), net)
+    own = net.state_dict()
+    if not own.keys() <= state.keys(): state = _converted(net, state)
     return {k: v for k, v in state.items() if k in own or not k.startswith(UNUSED)}
 
 # %% ../nbs/25_backbones.ipynb #c50bb6c9
@@ -339,6 +345,7 @@ ALIASES = {**{f'dinov2_vit{s[0]}14{r}': f'vit_{s}_patch14_{t}dinov2' for s in ('
 
 @lru_cache
 def _known_names() -> tuple[str, ...]:
+    import timm
     return ('embedded', *sorted(ALIASES), *timm.list_models())
 
 
@@ -351,12 +358,14 @@ def list_backbones(
 # %% ../nbs/25_backbones.ipynb #5d07771a
 def _exists(name: str) -> bool:
     "True for 'embedded', an alias, an architecture of timm, and an architecture with one of its tags."
-    known = timm.is_model_pretrained if '.' in name else timm.is_model
-    return name == 'embedded' or name in ALIASES or known(name)
+    if name == 'embedded' or name in ALIASES: return True
+    import timm
+    return timm.is_model_pretrained(name) if '.' in name else timm.is_model(name)
 
 
 def _timm_net(name: str, pretrained: bool, options: dict) -> nn.Module:
     "A timm model without its classifier, for any photo size where it can."
+    import timm
     for any_size in (dict(dynamic_img_size=True), {}):
         try:
             return timm.create_model(ALIASES.get(name, name), pretrained=pretrained, num_classes=0,

@@ -14,7 +14,6 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import NamedTuple
 
-import matplotlib.figure
 import numpy as np
 from PIL import Image, ImageFilter
 
@@ -372,9 +371,10 @@ def atlas(class_ids: list[int],  # one row each
           size: int = 160,  # pixels a picture
           seed: int = 0,
           outline: bool = True  # draw the outline of the mask
-          ) -> matplotlib.figure.Figure:
+          ) -> 'Figure':  # of matplotlib
     "Classes x pictures, with the outline of every mask."
-    figure = matplotlib.figure.Figure(figsize=(1.2 * per_class + .6, 1.2 * len(class_ids)), dpi=max(60, size / 1.2))
+    from matplotlib.figure import Figure
+    figure = Figure(figsize=(1.2 * per_class + .6, 1.2 * len(class_ids)), dpi=max(60, size / 1.2))
     rows = figure.subplots(len(class_ids), per_class, squeeze=False)
     for axes, class_id in zip(rows, class_ids):
         for index, ax in enumerate(axes):
