@@ -125,7 +125,7 @@ for old, new in zip(before, {SETTINGS}):
 
 
 def test_matching_with_the_embedded_encoder_imports_nothing_that_it_does_not_need():
-    """timm, torchvision and matplotlib take as long to import as torch."""
+    """Together, timm, torchvision and matplotlib take longer to import than torch."""
     program = """import sys; from fsskit.predictor import create_model; create_model('dense_match')
 print(*sorted({'timm', 'torchvision', 'matplotlib', 'segment_anything', 'sam2'} & set(sys.modules)))"""
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)
