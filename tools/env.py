@@ -91,14 +91,14 @@ def pip(folder: Path, *args: str) -> None:
         )
 
 
-def install(folder: Path, wanted: list[str], *options: str) -> None:
-    """Two steps: what sam2's build imports, then everything (what is there already stays)."""
+def install(folder: Path, wanted: list[str]) -> None:
+    """Two steps: what sam2's build imports, then everything (what is there already stays); for bytecode see `compile_all`."""
     pip(folder, "install", "-qq", "--upgrade", *BUILD_TOOLS)
     say("installing torch (with its CUDA libraries about 5 GB on disk: the first time takes minutes)")
     first = [line for line in wanted if re.split(r"[^\w.-]", line, maxsplit=1)[0].lower() in FIRST]
-    pip(folder, "install", "-qq", *options, *first)
+    pip(folder, "install", "-qq", "--no-compile", *first)
     say("installing the rest")
-    pip(folder, "install", "-qq", "--no-build-isolation", *options, *wanted)
+    pip(folder, "install", "-qq", "--no-compile", "--no-build-isolation", *wanted)
     pip(folder, "check")
 
 
@@ -122,7 +122,7 @@ def make(kind: str, root: Path = ROOT) -> Path:
         subprocess.run([getattr(sys, "_base_executable", sys.executable), "-m", "venv", "--clear", folder], check=True)
         have = {}
     if have.get("requirements") != fresh["requirements"]:
-        install(folder, requirements(kind, root), "--no-compile")
+        install(folder, requirements(kind, root))
         # not for .venv-wheel, from which little is imported, and once; .venv must be compiled, for where
         # PYTHONDONTWRITEBYTECODE is set every kernel would compile torch anew
         if kind == "dev":
